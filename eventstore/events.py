@@ -15,6 +15,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from .streams import Position, Version
+
 __all__ = ["Appended", "Event", "NewEvent", "Recorded", "UnknownEvent", "count_definitions", "seen_event_classes"]
 
 E = TypeVar("E")
@@ -117,10 +119,10 @@ class Recorded(NamedTuple, Generic[E]):
         tags: reserved; empty.
     """
 
-    position: int
+    position: Position
     tenant_id: str
     stream_id: str
-    version: int
+    version: Version
     type: str
     schema_version: int
     event_id: UUID
@@ -144,8 +146,8 @@ class Appended:
         deduplicated: False: they were new. (True is kept for a repeated append that found its earlier result.)
     """
 
-    first_version: int
-    version: int
-    position: int
+    first_version: Version
+    version: Version
+    position: Position
     event_ids: tuple[UUID, ...]
     deduplicated: bool = False

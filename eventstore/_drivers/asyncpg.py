@@ -1,0 +1,285 @@
+"""Runs operations on asyncpg connections. The only module that imports asyncpg.
+
+A process has a stated, small budget of connections, each opened when it is first needed (`Budget`). Ours pin READ
+COMMITTED, bound lock waits and idle transactions, and ask the server for keepalives. Readers switch sequential scans
+off, so that no plan rests on the statistics of a table that was empty when the plan was made.
+
+A cancelled statement is cancelled on the server too; asyncpg's pool takes the connection back only when it is clean and
+closes it otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import asyncpg
+
+from .._operations.statement import Operation, Pause, Row, Statement
+from ..errors import CannotConnect, ConnectionLost, EventStoreError, InvalidArgument, StoreClosed
+from . import urls
+from .sqlstates import from_sqlstate
+
+__all__ = ["AsyncpgConnection", "AsyncpgDriver", "Budget", "Kind"]
+
+T = TypeVar("T")
+Kind = Literal["append", "transaction", "read"]
+
+CONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 5.0
+SMALLEST_BUDGET: Final = 4
+
+_COMMON: Final = {
+    "default_transaction_isolation": "read committed",
+    # Below the lease time of daemons (30 s), so that a client that froze in a transaction loses it before its lease.
+    "idle_in_transaction_session_timeout": "20s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+_SETTINGS: Final[dict[Kind, dict[str, str]]] = {
+    "append": {"lock_timeout": "5s"},
+    "transaction": {"lock_timeout": "5s", "idle_in_transaction_session_timeout": "60s"},
+    "read": {"enable_seqscan": "off", "jit": "off"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many connections a store may open, by what they are for. Each is opened when it is first needed.
+
+    Attributes:
+        append: for appends; each holds one only while a statement runs.
+        transaction: for `store.transaction()`; each holds one as long as the block lasts.
+        read: for reads; none is held between batches.
+        marks: always one: it settles, publishes and watches the log for every subscriber of the process.
+    """
+
+    append: int = 2
+    transaction: int = 3
+    read: int = 4
+    marks: int = 1
+
+    @classmethod
+    def of(cls, most: int) -> Budget:
+        """Return a budget of `most` connections in all.
+
+        Raises:
+            InvalidArgument: fewer than four: one of each kind is the least.
+        """
+        if isinstance(most, bool) or not isinstance(most, int) or most < SMALLEST_BUDGET:
+            raise InvalidArgument(f"max_connections must be an int of at least {SMALLEST_BUDGET}, got {most!r}")
+        append = 2 if most > SMALLEST_BUDGET else 1
+        transaction = max(1, (most - 1 - append) * 3 // 7)
+        return cls(append, transaction, most - 1 - append - transaction)
+
+
+class AsyncpgConnection:
+    """One connection, and the running of operations on it. Statements are never run by two tasks at once."""
+
+    def __init__(self, raw: Any, schema: str) -> None:  # asyncpg.Connection, or a pool's proxy of one
+        self.raw = raw
+        self._schema = schema
+        self._texts: dict[str, str] = {}
+
+    async def fetch(self, statement: Statement) -> Sequence[Row]:
+        """Run one statement.
+
+        Raises:
+            EventStoreError: whatever the driver said, translated.
+        """
+        try:
+            rows: Sequence[Row] = await self.raw.fetch(self._text(statement.sql), *statement.args)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise translated(error) from error
+        return rows
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Drive an operation to its end."""
+        try:
+            request = next(operation)
+            while True:
+                if isinstance(request, Pause):
+                    await asyncio.sleep(request.seconds)
+                    request = operation.send(())
+                    continue
+                try:
+                    rows = await self.fetch(request)
+                except EventStoreError as error:
+                    request = operation.throw(error)
+                else:
+                    request = operation.send(rows)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            operation.close()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """A transaction; inside of one a savepoint."""
+        transaction = self.raw.transaction()
+        try:
+            await transaction.start()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translated(error) from error
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await asyncio.shield(transaction.rollback())
+            raise
+        try:
+            await transaction.commit()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translated(error) from error
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone."""
+        return bool(self.raw.is_closed())
+
+    async def close(self) -> None:
+        """Close politely, or by force if that takes long."""
+        try:
+            await self.raw.close(timeout=CLOSE_SECONDS)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            self.raw.terminate()
+
+    def _text(self, sql: str) -> str:
+        text = self._texts.get(sql)
+        if text is None:
+            text = self._texts[sql] = sql.replace('"eventstore"', f'"{self._schema}"')
+        return text
+
+
+class AsyncpgDriver:
+    """The connections of one store: pools by purpose, and dedicated ones on request.
+
+    Args:
+        address: a libpq URL, or an asyncpg pool of the user's. From the user's pool everything is taken, within its
+            size and with its settings.
+        schema: the schema's name.
+        budget: how many connections of each kind.
+        application_name: what pg_stat_activity shows, followed by the connection's purpose.
+    """
+
+    def __init__(self, address: Any, schema: str, budget: Budget, application_name: str) -> None:  # str or asyncpg.Pool
+        self._schema = schema
+        self._budget = budget
+        self._name = application_name
+        self._user_pool = address if isinstance(address, asyncpg.Pool) else None
+        self._dsn = "" if self._user_pool is not None else str(address)
+        self._pools: dict[Kind, Any] = {}  # asyncpg.Pool
+        self._open = False
+        self._reached = False  # once a server answered, one that does not is expected back
+
+    async def open(self) -> None:
+        """Make the pools. Connects to nothing yet."""
+        self._open = True
+        for kind in ("append", "transaction", "read"):
+            self._pools[kind] = self._user_pool or await asyncpg.create_pool(
+                **self._connect_arguments(kind, _SETTINGS[kind]),
+                min_size=0,
+                max_size=getattr(self._budget, kind),
+                max_inactive_connection_lifetime=300,
+                reset=_leave_as_it_is,
+            )
+
+    async def close(self) -> None:
+        """Close every pool that is ours: politely, then by force."""
+        self._open = False
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            if pool is self._user_pool:
+                continue
+            try:
+                await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
+            except TimeoutError:
+                pool.terminate()
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, kind: Kind) -> AsyncIterator[AsyncpgConnection]:
+        """Take a connection from the pool for `kind`, and give it back.
+
+        Raises:
+            StoreClosed: before `open` or after `close`.
+            ConnectionLost and others: none could be made.
+        """
+        if not self._open:
+            raise StoreClosed("the store is not open: use `async with EventStore(...) as store`, or `await store.open()`")
+        pool = self._pools[kind]
+        try:
+            raw = await pool.acquire()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise translated(error) from error
+        try:
+            yield AsyncpgConnection(raw, self._schema)
+        finally:
+            await pool.release(raw)
+
+    async def run(self, kind: Kind, operation: Operation[T]) -> T:
+        """Drive an operation on one connection from the pool for `kind`."""
+        async with self.acquire(kind) as connection:
+            return await connection.run(operation)
+
+    async def connect(self, purpose: str, settings: dict[str, str]) -> AsyncpgConnection:
+        """Open a connection outside of the pools; the caller closes it. From a user's pool it is one of the pool's.
+
+        Raises:
+            EventStoreError: it could not be made.
+        """
+        try:
+            if self._user_pool is not None:
+                return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
+            raw = await asyncpg.connect(**self._connect_arguments(purpose, settings))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+            raise self._cannot_connect(error) from error
+        self._reached = True
+        return AsyncpgConnection(raw, self._schema)
+
+    def _connect_arguments(self, purpose: str, settings: dict[str, str]) -> dict[str, Any]:  # of asyncpg.connect
+        arguments: dict[str, Any] = {
+            "dsn": self._dsn,
+            "timeout": CONNECT_SECONDS,
+            "server_settings": {**_COMMON, **settings, "application_name": f"{self._name} {purpose}"},
+        }
+        if urls.is_local(self._dsn):
+            arguments["ssl"] = False
+        return arguments
+
+    def _cannot_connect(self, error: Exception) -> EventStoreError:
+        known = translated(error)
+        if isinstance(error, asyncpg.PostgresError) or self._reached:
+            return known
+        why = str(error) or type(error).__name__
+        return CannotConnect(f"cannot connect to {urls.redacted(self._dsn)}: {why}; is the server running there?")
+
+
+class _Borrowed(AsyncpgConnection):
+    """A connection out of the user's own pool: closing gives it back."""
+
+    def __init__(self, pool: Any, raw: Any, schema: str) -> None:  # asyncpg.Pool and its connection proxy
+        super().__init__(raw, schema)
+        self._pool = pool
+
+    async def close(self) -> None:
+        await self._pool.release(self.raw)
+
+
+async def _leave_as_it_is(connection: Any) -> None:  # asyncpg.Connection
+    """Our connections carry no session state from one use to the next, so resetting them would be a round trip lost."""
+
+
+def translated(error: BaseException) -> EventStoreError:
+    """Return our error for one of asyncpg's."""
+    if isinstance(error, EventStoreError):
+        return error
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
+        return from_sqlstate(error.sqlstate, str(error))
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return InvalidArgument(f"a parameter does not fit its type: {error}")
+    return ConnectionLost(f"the connection failed: {error or type(error).__name__}")

@@ -1,0 +1,478 @@
+"""The frontier: up to which position is the log decided, for every reader of this process.
+
+**Authority.** PostgreSQL's lock table says who may still commit (`_operations/marks.py` has the proof). The frontier is
+this process's copy of what was learnt from it: a number that only grows while one connection lives. The published safe
+mark is only where a start begins; NOTIFY and clocks decide nothing.
+
+**States.** One task and one connection a process, whatever the number of readers.
+
+- *idle*: nobody waits and everything is published. No statements at all.
+- *watching*: somebody waits for positions behind the frontier. The task looks how far the log goes on without a hole
+  (one index look-up), at once after a local append, else every `poll_seconds` at most.
+- *a hole is open, or somebody wants a fresh mark*: a round is opened: the last position given out, and in a later
+  statement who could still commit. Holders are looked at again after 2 ms, backing off to 50 ms. When all of a round's
+  holders have ended, the frontier moves to the round's position. Rounds overlap, so that one opened later, behind fewer
+  holders, need not wait for an earlier one.
+
+**Trust window.** Holders are names that are used again after a restart, so every round dies with the connection. After a
+reconnect the log's identity is compared with the first one seen, the frontier falls back to the published mark, and
+its generation grows: each reader must then check that the last event that it saw still stands where it stood.
+
+**What if it dies here.** The task writes nothing but marks, each in a statement of its own, and a mark only ever says what
+stays true. Killed before publishing: the next start begins a little earlier. A reader that is cancelled leaves its
+future behind; the task drops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from .._drivers.asyncpg import AsyncpgConnection
+from .._operations import marks
+from .._operations.marks import Identity, LogState, Mark
+from ..errors import (
+    EventStoreError,
+    LogReplaced,
+    LogRewound,
+    PermissionDenied,
+    Retryable,
+    SettleTimeout,
+    StoreClosed,
+    Transient,
+)
+from ..streams import Position
+
+__all__ = ["Frontier", "Reached", "Settled"]
+
+_log = logging.getLogger("eventstore.feed")
+
+POLL_SECONDS: Final = 0.25
+"""How long an event that another process appended may go unnoticed: the longest pause between two looks."""
+
+PUBLISH_SECONDS: Final = 1.0
+"""Safe mark and time mark are written at most this often, and only when the log has moved."""
+
+SHORTEST_PAUSE: Final = 0.002
+"""Between two looks, however many local appends call for one."""
+
+OPEN_SECONDS: Final = 15.0
+"""How long a fresh mark may take to be begun: connecting, with retries."""
+
+RECONNECT_SECONDS: Final = (0.05, 2.0)
+"""First and longest pause before connecting again; jittered."""
+
+
+class Reached(NamedTuple):
+    """Everything up to `position` is decided; `generation` grows with every reconnect."""
+
+    position: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A mark made on request.
+
+    Attributes:
+        mark: everything up to its position is decided.
+        complete: whether that covers everything given out when it was asked for; else it ends before the first hole.
+    """
+
+    mark: Mark
+    complete: bool
+
+
+@dataclass(slots=True)
+class _Request:
+    """Somebody wants a mark that covers everything given out by now."""
+
+    opened: asyncio.Future[datetime]
+    done: asyncio.Future[Mark]
+
+
+@dataclass(slots=True)
+class _Round:
+    mark: Mark
+    holders: set[str]
+    requests: list[_Request]
+    publishes: bool
+    opened_at: float
+
+    @property
+    def wanted(self) -> bool:
+        return self.publishes or not self.requests or any(not r.done.done() for r in self.requests)
+
+
+@dataclass(slots=True)
+class _Waiter:
+    position: int
+    future: asyncio.Future[Reached]
+
+
+@dataclass(slots=True)
+class _Publishing:
+    """What was published, when, and whether there may be more."""
+
+    position: int = 0
+    at: float = 0.0
+    due: bool = False
+    allowed: bool = True
+
+
+class Frontier:
+    """Answers, for all readers of one store: how far is the log decided? See the module's docstring.
+
+    Args:
+        connect: opens a connection that never appends.
+        poll_seconds: the longest pause between two looks at the log.
+        publish_seconds: the shortest pause between two published marks.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AsyncpgConnection]],
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        publish_seconds: float = PUBLISH_SECONDS,
+    ) -> None:
+        self._connect = connect
+        self._poll_seconds = poll_seconds
+        self._publish_seconds = publish_seconds
+        self._connection: AsyncpgConnection | None = None
+        self._identity: Identity | None = None
+        self._decided = 0
+        self._generation = 0
+        self._requests: list[_Request] = []
+        self._rounds: list[_Round] = []
+        self._waiters: list[_Waiter] = []
+        self._publishing = _Publishing()
+        self._hint = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._trouble: EventStoreError | None = None
+        self._closed = False
+        self._pause = marks.FIRST_PAUSE
+        self._idle_pause = SHORTEST_PAUSE
+
+    # -- what readers and appenders call
+
+    async def beyond(self, position: int) -> Reached:
+        """Wait until something behind `position` is decided; return how far.
+
+        Raises:
+            LogRewound: the log ends below `position` after a reconnect.
+            LogReplaced: the connection now reaches another log.
+            StoreClosed: the store was closed meanwhile.
+        """
+        if self._decided > position and self._generation:
+            return Reached(self._decided, self._generation)
+        waiter = _Waiter(position, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._call()
+        try:
+            return await waiter.future
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    async def settled(self, seconds: float) -> Settled:
+        """Make a fresh mark and wait for it at most `seconds`; then take what is decided by then.
+
+        Raises:
+            SettleTimeout, ConnectionLost: the mark could not even be begun.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(loop.create_future(), loop.create_future())
+        self._requests.append(request)
+        self._call()
+        try:
+            seen_at = await self._opened(request)
+            async with asyncio.timeout(seconds):
+                return Settled(await asyncio.shield(request.done), complete=True)
+        except TimeoutError:
+            return Settled(Mark(Position(self._decided), seen_at), complete=False)
+        finally:
+            request.opened.cancel()
+            request.done.cancel()
+
+    async def _opened(self, request: _Request) -> datetime:
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await asyncio.shield(request.opened)
+        except TimeoutError:
+            raise self._trouble or SettleTimeout(f"no mark could be begun within {OPEN_SECONDS} s") from self._trouble
+
+    async def decided(self) -> Reached:
+        """Return how far the log is decided as far as known, without waiting for anybody."""
+        return await self.beyond(-1)
+
+    def touch(self) -> None:
+        """Hint: this process has appended. Readers look at once, and a mark is published within about a second."""
+        self._publishing.due = True
+        self._call()
+
+    def wake(self) -> None:
+        """Hint: somebody has appended. Readers look at once."""
+        self._hint.set()
+
+    async def publish(self, mark: Mark) -> None:
+        """Publish a mark now, with a time mark even if it has not moved.
+
+        Raises:
+            PermissionDenied: the role may not publish.
+            Transient: try again.
+        """
+        connection = await self._connect()
+        try:
+            await connection.run(marks.publish(mark, always=True))
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Publish what is due, end the task, fail who still waits."""
+        if self._task is not None and self._publishing.due and self._publishing.allowed and not self._trouble:
+            with contextlib.suppress(EventStoreError, TimeoutError):
+                async with asyncio.timeout(self._publish_seconds):
+                    settled = await self.settled(self._publish_seconds / 2)
+                    await self.publish(settled.mark)
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self._fail(StoreClosed("the store was closed while somebody was reading from it"))
+        await self._disconnect()
+
+    # -- the task
+
+    def _call(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closed")
+        self._hint.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._live(), name="eventstore-frontier")
+
+    async def _live(self) -> None:
+        pause = RECONNECT_SECONDS[0]
+        while True:
+            try:
+                await self._serve()
+            except Transient as error:
+                if self._trouble is None:
+                    _log.warning("the feed lost its connection and connects again: %s", error)
+                self._trouble = error
+                await self._disconnect()
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, RECONNECT_SECONDS[1])
+            except EventStoreError as error:
+                await self._disconnect()
+                self._fail(error)
+                await self._hinted(None)
+            else:
+                pause = RECONNECT_SECONDS[0]
+
+    async def _serve(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            await self._disconnect()
+            connection = await self._begin()
+        self._trouble = None
+        await self._rest()
+        if self._connection is connection and not connection.closed:
+            await self._look(connection)
+
+    async def _begin(self) -> AsyncpgConnection:
+        """Connect, and compare the log with the one known."""
+        connection = await self._connect()
+        try:
+            state = await connection.run(marks.log_state())
+            self._compare(state)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        self._decided = state.safe_mark
+        self._generation += 1
+        self._identity = state.identity
+        self._publishing.position = state.safe_mark
+        self._rounds.clear()
+        self._requests = [r for r in self._requests if not r.done.done()]
+        await self._open_round(connection)
+        for waiter in list(self._waiters):
+            self._answer(waiter)
+        return connection
+
+    def _compare(self, state: LogState) -> None:
+        known, found = self._identity, state.identity
+        if known is not None and (known.system_identifier, known.log_epoch) != (found.system_identifier, found.log_epoch):
+            self._identity = None
+            raise LogReplaced(str(known), str(found))
+        if known is not None and known.timeline != found.timeline:
+            _log.warning("the server was failed over: the log is now %s, it was %s", found, known)
+        for waiter in list(self._waiters):
+            if waiter.position > state.last_given and not waiter.future.done():
+                why = "nothing that far was ever given out"
+                waiter.future.set_exception(LogRewound(waiter.position, state.last_given, why))
+
+    async def _rest(self) -> None:
+        """Wait until there is something to do: a hint, the poll interval, the next look at holders."""
+        if self._requests:
+            return
+        if self._rounds:
+            await self._hinted(self._pause)
+            self._pause = min(self._pause * 1.5, marks.LONGEST_PAUSE)
+            return
+        due_in = self._publish_due_in()
+        if self._waiters:
+            await self._hinted(min(self._idle_pause, self._poll_seconds, due_in or self._poll_seconds))
+            self._idle_pause = min(self._idle_pause * 1.5, self._poll_seconds)
+        else:
+            await self._hinted(due_in)
+
+    async def _hinted(self, seconds: float | None) -> None:
+        """Wait for a hint, at most `seconds`, and at least the shortest pause."""
+        if self._hint.is_set():
+            await asyncio.sleep(SHORTEST_PAUSE if self._waiters or self._rounds else 0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._hint.wait()
+            if self._hint.is_set():
+                self._idle_pause = SHORTEST_PAUSE
+        self._hint.clear()
+
+    def _publish_due_in(self) -> float | None:
+        """Seconds until a mark is to be published; None: nothing is due."""
+        publishing = self._publishing
+        if not publishing.allowed or not (publishing.due or self._decided > publishing.position):
+            return None
+        return max(0.0, publishing.at + self._publish_seconds - asyncio.get_running_loop().time())
+
+    async def _look(self, connection: AsyncpgConnection) -> None:
+        """Do everything that is due, once."""
+        if self._rounds:
+            await self._close_rounds(connection)
+        due = self._publish_due_in() == 0
+        if self._requests or (due and not any(r.publishes for r in self._rounds)):
+            await self._open_round(connection, publishes=due)
+        if self._waiters or self._rounds:
+            reached, hole = await connection.run(marks.advance(self._decided))
+            self._decide(reached)
+            if hole and not self._rounds:
+                await self._open_round(connection)
+        self._answer_opened()
+        await self._publish_stuck(connection)
+
+    async def _open_round(self, connection: AsyncpgConnection, *, publishes: bool = False) -> None:
+        requests, self._requests = self._requests, []
+        if publishes:
+            self._publishing.due = False
+        try:
+            mark, holders = await connection.run(marks.open_round())
+        except BaseException:
+            self._requests = requests + self._requests
+            self._publishing.due |= publishes
+            raise
+        opened = _Round(mark, holders, requests, publishes, asyncio.get_running_loop().time())
+        self._pause = marks.FIRST_PAUSE
+        if holders:
+            self._rounds.append(opened)
+        else:
+            await self._complete(connection, opened)
+
+    async def _close_rounds(self, connection: AsyncpgConnection) -> None:
+        self._rounds = [r for r in self._rounds if r.wanted]
+        if not self._rounds:
+            return
+        everybody = set().union(*(r.holders for r in self._rounds))
+        left = await connection.run(marks.holders_left(everybody))
+        newcomers = left - everybody  # prepared transactions: under which name they held before is not known
+        rounds, self._rounds = self._rounds, []
+        for round_ in rounds:
+            round_.holders = (round_.holders & left) | newcomers
+            if round_.holders:
+                self._rounds.append(round_)
+            else:
+                await self._complete(connection, round_)
+
+    async def _complete(self, connection: AsyncpgConnection, round_: _Round) -> None:
+        self._decide(round_.mark.position)
+        for request in round_.requests:
+            if not request.opened.done():
+                request.opened.set_result(round_.mark.seen_at)
+            if not request.done.done():
+                request.done.set_result(round_.mark)
+        if round_.publishes:
+            await self._publish(connection, round_.mark)
+
+    def _answer_opened(self) -> None:
+        """Tell who asked for a mark that it is begun, once the frontier was brought up to the first hole."""
+        for round_ in self._rounds:
+            for request in round_.requests:
+                if not request.opened.done():
+                    request.opened.set_result(round_.mark.seen_at)
+
+    async def _publish_stuck(self, connection: AsyncpgConnection) -> None:
+        """Publish up to the first hole where a held transaction keeps a round open for long."""
+        now = asyncio.get_running_loop().time()
+        for round_ in self._rounds:
+            if round_.publishes and now - round_.opened_at > self._publish_seconds:
+                round_.publishes = False
+                await self._publish(connection, Mark(Position(self._decided), round_.mark.seen_at))
+
+    async def _publish(self, connection: AsyncpgConnection, mark: Mark) -> None:
+        publishing = self._publishing
+        publishing.at = asyncio.get_running_loop().time()
+        try:
+            if mark.position > publishing.position:
+                await connection.run(marks.publish(mark))
+                publishing.position = mark.position
+        except (PermissionDenied, Retryable) as error:
+            if isinstance(error, Retryable) and error.sqlstate != "25006":
+                raise
+            publishing.allowed = False
+            _log.warning("safe marks are not published from here: %s", error)
+
+    def _decide(self, position: int) -> None:
+        if position <= self._decided:
+            return
+        self._decided = position
+        self._idle_pause = SHORTEST_PAUSE
+        for waiter in list(self._waiters):
+            self._answer(waiter)
+
+    def _answer(self, waiter: _Waiter) -> None:
+        if waiter.position < self._decided and not waiter.future.done():
+            waiter.future.set_result(Reached(self._decided, self._generation))
+
+    def _fail(self, error: EventStoreError) -> None:
+        self._rounds, rounds = [], self._rounds
+        self._requests, requests = [], self._requests
+        futures: list[asyncio.Future[Reached] | asyncio.Future[Mark] | asyncio.Future[datetime]] = []
+        futures += [waiter.future for waiter in self._waiters]
+        for request in [*requests, *(r for round_ in rounds for r in round_.requests)]:
+            if request.opened.done():
+                futures.append(request.done)
+            else:
+                request.done.cancel()
+                futures.append(request.opened)
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        for round_ in self._rounds:  # what they waited for is not known any more: begin again
+            self._requests += [r for r in round_.requests if not r.done.done()]
+            self._publishing.due |= round_.publishes
+        self._rounds.clear()
+        if connection is not None:
+            await connection.close()
+

@@ -1,0 +1,201 @@
+"""What users read the log with: `LogReader` ends at the settled mark, `Subscription` goes on for ever.
+
+Neither passes an event that may still become visible: both read only up to positions that the frontier calls decided,
+in a statement after that was known. Neither holds a connection between batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+from .._drivers.asyncpg import AsyncpgDriver
+from .._operations import read
+from .._operations.read import BatchSize, Filter
+from .._operations.statement import Row
+from ..errors import InvalidArgument, LogRewound, Transient
+from ..events import Recorded
+from ..serialization import Registry
+from .frontier import Frontier, Reached
+
+__all__ = ["Batch", "LogReader", "Subscription"]
+
+E = TypeVar("E")
+_log = logging.getLogger("eventstore.feed")
+
+RETRY_SECONDS: Final = (0.05, 2.0)
+"""First and longest pause before a subscription reads again after its connection failed; jittered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[E]):
+    """Some events of the log, in order, and how far they cover it.
+
+    Attributes:
+        events: those that the filter lets through; may be empty.
+        upto: every event up to this position was delivered by now, or filtered out.
+    """
+
+    events: Sequence[Recorded[E]]
+    upto: int
+
+
+class _Source:
+    """Where both readers get their batches from."""
+
+    def __init__(self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter) -> None:
+        self.driver, self.frontier, self.registry, self.wanted = driver, frontier, registry, wanted
+
+    async def rows(self, after: int, upto: int, limit: int) -> tuple[Sequence[Row], int]:
+        return await self.driver.run("read", read.read_log(after, upto, limit, self.wanted))
+
+
+class LogReader(Generic[E]):
+    """The log from a position up to its settled end, as an async iterator. Made by `store.read_all`.
+
+    Attributes:
+        settled: None until the end is reached; then True if everything committed before the end was looked for has
+            been delivered, False if a held transaction kept the end open for longer than `settle`, so that reading ended
+            before the first hole. Stopping at `limit` leaves it None.
+    """
+
+    def __init__(
+        self,
+        driver: AsyncpgDriver,
+        frontier: Frontier,
+        registry: Registry,
+        wanted: Filter,
+        *,
+        after: int,
+        limit: int | None,
+        settle_seconds: float,
+    ) -> None:
+        self._source = _Source(driver, frontier, registry, wanted)
+        self._after, self._limit, self._settle_seconds = after, limit, settle_seconds
+        self.settled: bool | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Recorded[E]]:
+        self.settled = None
+        left = self._limit
+        if left == 0:
+            return
+        async for batch in self._batches():
+            for recorded in batch:
+                yield recorded
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return
+
+    async def _batches(self) -> AsyncIterator[list[Recorded[Any]]]:
+        """First what is decided already, then up to a fresh mark: history does not wait for the log's end."""
+        source, size = self._source, BatchSize(rows=min(100, self._limit or 100))
+        cursor, complete, upto = self._after, None, (await self._source.frontier.decided()).position
+        while True:
+            while cursor < upto:
+                rows, cursor = await source.rows(cursor, upto, size.rows)
+                size.note(rows)
+                yield read.decode(source.registry, rows)
+            if complete is not None:
+                self.settled = complete
+                return
+            settled = await source.frontier.settled(self._settle_seconds)
+            upto, complete = settled.mark.position, settled.complete
+            if complete and cursor > upto:
+                raise LogRewound(cursor, upto, "nothing that far was ever given out")
+
+
+class Subscription(Generic[E]):
+    """The log from a position on, for ever. An async context manager, and an async iterator inside. Made by
+    `store.subscribe`.
+
+    A lost connection is made again; the subscription goes on where it was, after checking that the last event that it
+    delivered still stands where it stood.
+    """
+
+    def __init__(
+        self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter, *, after: int
+    ) -> None:
+        self._source = _Source(driver, frontier, registry, wanted)
+        self._cursor = after
+        self._last: tuple[int, UUID] | None = None
+        self._generation = 0
+        self._entered = False
+
+    async def __aenter__(self) -> Subscription[E]:
+        """Check the position.
+
+        Raises:
+            LogRewound: the log was never given out that far: the position belongs to another log.
+        """
+        reached = await self._source.frontier.decided()
+        if self._cursor > reached.position:
+            settled = await self._source.frontier.settled(0)
+            if settled.complete and self._cursor > settled.mark.position:
+                why = "nothing that far was ever given out"
+                raise LogRewound(self._cursor, settled.mark.position, why)
+        self._generation = reached.generation
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered = False
+
+    @property
+    def position(self) -> int:
+        """Everything up to here was delivered."""
+        return self._cursor
+
+    async def __aiter__(self) -> AsyncIterator[Recorded[E]]:
+        async for batch in self.batches():
+            for recorded in batch.events:
+                yield recorded
+
+    async def batches(self) -> AsyncIterator[Batch[E]]:
+        """Yield batches; also empty ones, which say how far the log was looked through.
+
+        Raises:
+            LogRewound, LogReplaced: after a reconnect the log is not the one that was read.
+            EventCorrupt, UnknownEventType: as the registry decides.
+            StoreClosed: the store was closed.
+        """
+        if not self._entered:
+            raise InvalidArgument("use `async with store.subscribe(...) as live:` around the loop")
+        size, pause = BatchSize(), RETRY_SECONDS[0]
+        while self._entered:
+            try:
+                reached = await self._source.frontier.beyond(self._cursor)
+                await self._verify(reached)
+                rows, upto = await self._source.rows(self._cursor, reached.position, size.rows)
+            except Transient as error:
+                _log.warning("a subscription at position %d reads again: %s", self._cursor, error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, RETRY_SECONDS[1])
+                continue
+            pause = RETRY_SECONDS[0]
+            size.note(rows)
+            if rows:
+                self._last = (rows[-1][0], rows[-1][6])
+            events: list[Recorded[Any]] = read.decode(self._source.registry, rows)
+            self._cursor = upto
+            yield Batch(events, upto)
+
+    async def _verify(self, reached: Reached) -> None:
+        """After a reconnect: does the last event delivered still stand where it stood?"""
+        if reached.generation == self._generation:
+            return
+        if self._last is not None:
+            position, event_id = self._last
+            found = await self._source.driver.run("read", read.event_id_at(position))
+            if found != event_id:
+                why = f"position {position} held event {event_id} and now holds {found or 'none'}"
+                raise LogRewound(self._cursor, reached.position, why)
+        self._generation = reached.generation

@@ -1,0 +1,2 @@
+-- The position that the log had reached at $1, null where no later mark exists; and the database's time.
+select "eventstore".as_of_v1($1), clock_timestamp()

@@ -1,0 +1,366 @@
+"""The event store: append, read, subscribe, transactions. Nothing else; features take a store.
+
+No I/O happens before `open()`. A store belongs to the event loop that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Final
+from uuid import UUID
+
+from . import embedded, schema
+from ._binaries import OLDEST_MAJOR
+from ._drivers import urls
+from ._drivers.asyncpg import AsyncpgConnection, AsyncpgDriver, Budget
+from ._drivers.sqlstates import UniqueRace
+from ._operations import append as appends
+from ._operations import read
+from ._operations.append import Limits, PreparedAppend
+from ._operations.opening import check_versions
+from ._operations.read import BatchSize, Filter
+from .context import Context, use_context
+from .errors import AppendUnknown, ConnectionLost, InvalidArgument, LockTimeout, VersionConflict
+from .events import Appended, Recorded
+from .feed import Frontier, LogReader, Subscription
+from .serialization import EventType, Registry, Unknown
+from .streams import ANY, Expectation, Position, check_name
+
+__all__ = ["EventStore", "Transaction"]
+
+RACES: Final = 100
+"""How often an append that lost a race for a version is sent again; contenders queue, so one more is rarely needed."""
+
+_BEYOND_ALL: Final = 2**63 - 1
+
+
+class EventStore:
+    """An event store on one PostgreSQL database.
+
+    Args:
+        url: ``postgresql://user:password@host/database`` (also with SQLAlchemy's ``+driver``), ``embedded:`` for a private
+            temporary server, ``embedded:./folder`` for one that keeps its data; or a SQLAlchemy URL or engine (its
+            address is used, not its connections); or an asyncpg pool (its connections are used).
+        schema: the PostgreSQL schema that holds the tables.
+        events: the event classes that count; default: every `Event` subclass seen so far, looked at on use.
+        unknown_events: what a read makes of a type without a class: "keep" an `UnknownEvent`, or an "error".
+        migrate: bring the schema up to date in `open()`; ``embedded:`` always does.
+        max_connections: the most connections that the store opens, at least 4. Each is opened when first needed.
+            Default 10: 2 for appends, 3 for transactions, 4 for reads, 1 that watches the log for all subscribers.
+        limits: the largest events and appends that are taken.
+        application_name: what ``pg_stat_activity`` shows, with each connection's purpose behind it.
+        poll_seconds: the longest that an event which another process appended goes unnoticed by a subscriber.
+    """
+
+    def __init__(
+        self,
+        url: object,
+        *,
+        schema: str = schema.DEFAULT_SCHEMA,
+        events: Iterable[type | EventType] | None = None,
+        unknown_events: Unknown = "keep",
+        migrate: bool = False,
+        max_connections: int = 10,
+        limits: Limits | None = None,
+        application_name: str = "eventstore",
+        poll_seconds: float = 0.25,
+    ) -> None:
+        self._url = url
+        self._schema = _schema_name(schema)
+        self._registry = Registry(events, unknown=unknown_events)
+        self._embedded = isinstance(url, str) and url.startswith("embedded:")
+        self._pool = url if hasattr(url, "acquire") else None
+        self._migrate = migrate or self._embedded
+        self._budget = Budget.of(max_connections)
+        self._limits = limits or Limits()
+        self._name = application_name
+        self._poll_seconds = poll_seconds
+        self._server: embedded.EmbeddedServer | None = None
+        self._dsn = "" if self._embedded or self._pool is not None else urls.to_libpq(url)
+        self._driver = AsyncpgDriver("", self._schema, self._budget, self._name)
+        self._frontier = self._new_frontier()
+
+    # -- opening and closing
+
+    async def open(self) -> EventStore:
+        """Connect, check the schema (or migrate it), and be ready.
+
+        Raises:
+            CannotConnect, AuthenticationFailed, ServerTooOld, EmbeddedUnavailable: no server to work with.
+            SchemaMissing, SchemaOutdated, SchemaTooNew: with the command that cures it.
+        """
+        try:
+            if self._embedded:
+                folder = embedded.parse_embedded_url(str(self._url))
+                self._server = await asyncio.to_thread(embedded.start, folder)
+                self._dsn = self._server.dsn
+            self._driver = AsyncpgDriver(self._pool or self._dsn, self._schema, self._budget, self._name)
+            self._frontier = self._new_frontier()
+            await self._check_server()
+            if self._migrate:
+                self._refuse_pool_for_migrations()
+                await asyncio.to_thread(schema.migrate, self._dsn, schema=self._schema)
+            await self._driver.open()
+            await self._driver.run("read", check_versions(schema.VERSION, OLDEST_MAJOR, self._schema))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Close every connection; stop a private server that this store started. Safe to repeat."""
+        await self._frontier.close()
+        await self._driver.close()
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.stop)
+
+    async def __aenter__(self) -> EventStore:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(self.close())
+
+    @property
+    def dsn(self) -> str:
+        """The libpq URL of the database, password included; empty for a store on an asyncpg pool."""
+        return self._dsn
+
+    @property
+    def schema(self) -> str:
+        """The PostgreSQL schema that holds the tables."""
+        return self._schema
+
+    # -- writing
+
+    async def append(self, stream_id: str, events: object, *, expect: int | Expectation = ANY) -> Appended:
+        """Append one event or several to a stream, in one transaction of their own.
+
+        Args:
+            stream_id: text of 1 to 255 bytes; by convention ``<category>-<id>``.
+            events: one event, one `NewEvent`, or a sequence of them.
+            expect: the stream's version before the append: a number, `NO_STREAM` (0), `EXISTS`, or `ANY` (default: the
+                events do not depend on what came before).
+
+        Raises:
+            VersionConflict: the stream is not where it was expected; nothing was written.
+            InvalidEvent, InvalidArgument, UnknownEventType: refused before anything was sent.
+            AppendUnknown: the connection died; it may or may not have been committed.
+            LockTimeout, Retryable: nothing was written; try again.
+
+        Guarantees: all of the events or none; committed when this returns (as durable as ``synchronous_commit``
+        says); versions without a hole; positions grow in the order given.
+        """
+        one = prepared(self, stream_id, events, expect)
+        (outcome,) = await self._send([one])
+        if isinstance(outcome, VersionConflict):
+            raise outcome
+        return outcome
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction for appends to several streams, all or none; ``tx.connection`` is its asyncpg connection.
+
+        Keep it short: followers wait for whoever has appended and not yet committed.
+        """
+        async with self._driver.acquire("transaction") as connection:
+            async with connection.transaction():
+                transaction = Transaction(connection, self._registry, self._limits)
+                yield transaction
+            if transaction.appended:
+                self._frontier.touch()
+
+    def context(
+        self,
+        *,
+        correlation_id: str | None = None,
+        causation_id: UUID | None = None,
+        actor: str | None = None,
+        **metadata: Any,
+    ) -> AbstractContextManager[Context]:
+        """Set correlation, causation, actor and metadata for every append inside a ``with`` block."""
+        return use_context(correlation_id=correlation_id, causation_id=causation_id, actor=actor, **metadata)
+
+    # -- reading
+
+    async def read_stream(
+        self, stream_id: str, *, after: int = 0, before: int | None = None, limit: int | None = None, backwards: bool = False
+    ) -> AsyncIterator[Recorded[Any]]:
+        """Read a stream in order of version.
+
+        Args:
+            stream_id: the stream; one without events gives nothing.
+            after: only versions above this one.
+            before: only versions below this one.
+            limit: at most so many events.
+            backwards: newest first.
+        """
+        check_name(stream_id, "a stream id")
+        low, high = _check_bounds(after, before, limit)
+        size, left = BatchSize(), limit
+        while high - low > 1 and left != 0:
+            ask = size.rows if left is None else min(size.rows, left)
+            operation = read.read_stream("", stream_id, low, high, ask, backwards=backwards)
+            rows = await self._driver.run("read", operation)
+            for recorded in read.decode(self._registry, rows):
+                yield recorded
+            if len(rows) < ask:
+                return
+            size.note(rows)
+            left = None if left is None else left - len(rows)
+            low, high = (low, rows[-1][3]) if backwards else (rows[-1][3], high)
+
+    def read_all(
+        self,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        types: Sequence[type | str] | None = None,
+        categories: Sequence[str] | None = None,
+        settle: float = 1.0,
+    ) -> LogReader[Any]:
+        """Read the log in order of position, up to its settled end; never skips an event that may still appear.
+
+        Args:
+            after: only positions above this one.
+            limit: at most so many events.
+            types: only these event types, as classes or stored names.
+            categories: only streams of these categories (the id's part before the first dash). Without an index of its
+                own this reads the log and drops the rest.
+            settle: how many seconds to wait at the end for transactions that may still commit something earlier.
+        """
+        _check_bounds(after, None, limit)
+        wanted = self._filter(types, categories)
+        return LogReader(
+            self._driver, self._frontier, self._registry, wanted, after=after, limit=limit, settle_seconds=settle
+        )
+
+    def subscribe(
+        self, *, after: int = 0, types: Sequence[type | str] | None = None, categories: Sequence[str] | None = None
+    ) -> Subscription[Any]:
+        """Follow the log for ever: ``async with store.subscribe(after=...) as live: async for recorded in live: ...``
+
+        Remembers nothing durably; projections do. Arguments as for `read_all`.
+        """
+        _check_bounds(after, None, None)
+        return Subscription(self._driver, self._frontier, self._registry, self._filter(types, categories), after=after)
+
+    async def head(self) -> Position:
+        """Return the highest committed position; 0 for an empty log."""
+        return await self._driver.run("read", read.head())
+
+    async def stream_version(self, stream_id: str) -> int:
+        """Return the version of a stream; 0 where it has no events."""
+        return await self._driver.run("read", read.stream_version("", check_name(stream_id, "a stream id")))
+
+    # -- for features, through eventstore.spi
+
+    async def _send(self, group: Sequence[PreparedAppend], order: Any = None) -> list[Appended | VersionConflict]:
+        """Send appends for different streams as one statement; see `_operations.append`."""
+        for attempt in range(RACES):
+            contended = attempt > 0
+            operation = (
+                appends.append(group, contended=contended)
+                if order is None
+                else appends.append_in_order(group, order, contended=contended)
+            )
+            async with self._driver.acquire("append") as connection:
+                try:
+                    outcomes = await connection.run(operation)
+                except UniqueRace:
+                    continue
+                except ConnectionLost as error:
+                    ids = tuple(event_id for one in group for event_id in one.event_ids)
+                    raise AppendUnknown(tuple(one.stream_id for one in group), ids, str(error)) from error
+            self._frontier.touch()
+            return outcomes
+        raise LockTimeout(
+            f"{RACES} attempts to append to {group[0].stream_id!r} each lost a race; too many writers share the stream"
+        )
+
+    def _filter(self, types: Sequence[type | str] | None, categories: Sequence[str] | None) -> Filter:
+        if isinstance(types, str) or isinstance(categories, str):
+            raise InvalidArgument("types and categories are sequences: write types=['x'], not types='x'")
+        names = None if types is None else tuple(self._registry.name_of(type_) for type_ in types)
+        return Filter(names, None if categories is None else tuple(check_name(c, "a category") for c in categories))
+
+    def _new_frontier(self) -> Frontier:
+        settings = {"lock_timeout": "5s", "enable_seqscan": "off", "jit": "off"}
+        return Frontier(lambda: self._driver.connect("marks", settings), poll_seconds=self._poll_seconds)
+
+    async def _check_server(self) -> None:
+        """Make a first connection, so that a wrong address is said before anything else."""
+        connection = await self._driver.connect("open", {})
+        await connection.close()
+
+    def _refuse_pool_for_migrations(self) -> None:
+        if self._pool is not None:
+            raise InvalidArgument("a store on an asyncpg pool cannot migrate; run: eventstore migrate up --url ...")
+
+
+class Transaction:
+    """Appends and reads inside one transaction. Made by `store.transaction()`.
+
+    Attributes:
+        appended: whether anything was appended through it.
+    """
+
+    def __init__(self, connection: AsyncpgConnection, registry: Registry, limits: Limits) -> None:
+        self._connection = connection
+        self._registry = registry
+        self._limits = limits
+        self.appended = False
+
+    @property
+    def connection(self) -> Any:  # asyncpg.Connection; named by its owner, the driver
+        """The asyncpg connection, for SQL of the caller's in the same transaction."""
+        return self._connection.raw
+
+    async def append(self, stream_id: str, events: object, *, expect: int | Expectation = ANY) -> Appended:
+        """As `EventStore.append`, but committed with the transaction. A conflict leaves the transaction usable."""
+        one = appends.prepare(self._registry, stream_id, events, expect=expect, limits=self._limits)
+        for attempt in range(RACES):
+            try:
+                async with self._connection.transaction():
+                    (outcome,) = await self._connection.run(appends.append([one], contended=attempt > 0))
+            except UniqueRace:
+                continue
+            if isinstance(outcome, VersionConflict):
+                raise outcome
+            self.appended = True
+            return outcome
+        raise LockTimeout(f"{RACES} attempts to append to {stream_id!r} each lost a race")
+
+    async def read_stream(
+        self, stream_id: str, *, after: int = 0, before: int | None = None, limit: int | None = None
+    ) -> list[Recorded[Any]]:
+        """Read a stream, this transaction's own appends included, as a list."""
+        check_name(stream_id, "a stream id")
+        low, high = _check_bounds(after, before, limit)
+        most = _BEYOND_ALL if limit is None else limit
+        rows = await self._connection.run(read.read_stream("", stream_id, low, high, most, backwards=False))
+        return read.decode(self._registry, rows)
+
+
+def prepared(store: EventStore, stream_id: str, events: object, expect: object) -> PreparedAppend:
+    """Check and encode one append for `store`."""
+    return appends.prepare(store._registry, stream_id, events, expect=expect, limits=store._limits)
+
+
+def _schema_name(name: str) -> str:
+    return schema.check_schema_name(name)
+
+
+def _check_bounds(after: int, before: int | None, limit: int | None) -> tuple[int, int]:
+    for what, value in (("after", after), ("before", before), ("limit", limit)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise InvalidArgument(f"{what} must be an int >= 0, got {value!r}")
+    return after, _BEYOND_ALL if before is None else before
+
+
