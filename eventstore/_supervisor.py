@@ -44,7 +44,7 @@ def main() -> int:
             user=task["uid"],
             group=task["gid"],
             extra_groups=[] if task["uid"] is not None else None,
-            preexec_fn=die_with_supervisor,
+            preexec_fn=die_with_supervisor,  # noqa: PLW1509 - there is one thread
             start_new_session=True,
         )
     try:

@@ -109,9 +109,7 @@ class EmbeddedServer:
     def __enter__(self) -> EmbeddedServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
 
@@ -160,7 +158,13 @@ def start(
 
 
 def _start_or_join(
-    home: Path, lock: IO[bytes], account: Account | None, temporary: bool, port: int | None, major: int | None, durable: bool
+    home: Path,
+    lock: IO[bytes],
+    account: Account | None,
+    temporary: bool,
+    port: int | None,
+    major: int | None,
+    durable: bool,
 ) -> EmbeddedServer:
     deadline = time.monotonic() + START_SECONDS
     while True:

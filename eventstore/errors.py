@@ -114,9 +114,7 @@ class VersionConflict(Conflict):
         wanted = "to have no events" if expected == 0 else f"at version {expected}"
         wanted = "to exist" if expected == "EXISTS" else wanted
         found = "has no events" if actual == 0 else f"is at version {actual}"
-        super().__init__(
-            f"stream {stream_id!r} was expected {wanted} but {found}; load it again, decide again, then append"
-        )
+        super().__init__(f"stream {stream_id!r} was expected {wanted} but {found}; load it again, decide again, then append")
 
 
 class ConnectionLost(Transient):

@@ -190,7 +190,13 @@ class EventStore:
     # -- reading
 
     async def read_stream(
-        self, stream_id: str, *, after: int = 0, before: int | None = None, limit: int | None = None, backwards: bool = False
+        self,
+        stream_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        backwards: bool = False,
     ) -> AsyncIterator[Recorded[Any]]:
         """Read a stream in order of version.
 
@@ -244,9 +250,9 @@ class EventStore:
     def subscribe(
         self, *, after: int = 0, types: Sequence[type | str] | None = None, categories: Sequence[str] | None = None
     ) -> Subscription[Any]:
-        """Follow the log for ever: ``async with store.subscribe(after=...) as live: async for recorded in live: ...``
+        """Follow the log for ever.
 
-        Remembers nothing durably; projections do. Arguments as for `read_all`.
+        ``async with store.subscribe(after=...) as live: async for recorded in live: ...``. Remembers nothing durably; projections do. Arguments as for `read_all`.
         """
         _check_bounds(after, None, None)
         return Subscription(self._driver, self._frontier, self._registry, self._filter(types, categories), after=after)
@@ -362,5 +368,3 @@ def _check_bounds(after: int, before: int | None, limit: int | None) -> tuple[in
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise InvalidArgument(f"{what} must be an int >= 0, got {value!r}")
     return after, _BEYOND_ALL if before is None else before
-
-

@@ -4,7 +4,7 @@ import enum
 import math
 import pickle
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
@@ -76,7 +76,7 @@ _everything = st.builds(
     number=st.integers(),
     ratio=st.floats(allow_nan=False, allow_infinity=False),
     exact=st.decimals(allow_nan=False, allow_infinity=False),
-    when=st.datetimes(timezones=st.sampled_from([timezone.utc, timezone(timedelta(hours=5, minutes=30))])),
+    when=st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])),
     day=st.dates(),
     span=st.timedeltas(timedelta(days=-9999), timedelta(days=9999)),
     id=st.uuids(),

@@ -27,8 +27,7 @@ def to_libpq(url: object) -> str:
     scheme = parts.scheme.partition("+")[0]
     if scheme not in _SCHEMES:
         raise InvalidUrl(
-            f"expected a URL like postgresql://user:password@host:5432/database or embedded:./folder, got "
-            f"{redacted(text)!r}"
+            f"expected a URL like postgresql://user:password@host:5432/database or embedded:./folder, got {redacted(text)!r}"
         )
     try:
         _ = parts.port

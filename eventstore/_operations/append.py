@@ -133,7 +133,7 @@ def _encode(registry: Registry, event: object, context: Context, limits: Limits)
     return _Row(
         encoded,
         _checked(new.event_id, UUID, "event_id") or uuid7(),
-        _checked_correlation(new.correlation_id or context.correlation_id),
+        _checked_correlation(context.correlation_id if new.correlation_id is None else new.correlation_id),
         _checked(new.causation_id, UUID, "causation_id") or context.causation_id,
         _checked_time(new.occurred_at),
         metadata,

@@ -27,7 +27,18 @@ from uuid import UUID
 from ..streams import Position
 from .statement import Operation, Pause, Row, Statement, load_sql
 
-__all__ = ["Identity", "LogState", "Mark", "advance", "as_of", "holders_left", "log_state", "open_round", "publish", "settle"]
+__all__ = [
+    "Identity",
+    "LogState",
+    "Mark",
+    "advance",
+    "as_of",
+    "holders_left",
+    "log_state",
+    "open_round",
+    "publish",
+    "settle",
+]
 
 _QUERIES: Final = Path(__file__).parent.parent / "sql" / "queries"
 _LAST_GIVEN: Final = load_sql(_QUERIES, "last_given")

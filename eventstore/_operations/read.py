@@ -82,7 +82,21 @@ def decode(registry: Registry, rows: Sequence[Row]) -> list[Recorded[Any]]:
     make = tuple.__new__  # what Recorded's own constructor does, without its Python frame: a third of the cost of a row
     recorded = []
     for row in rows:
-        position, tenant, stream, version, type_, schema_version, event_id, correlation, causation, at, rec, data, meta = row
+        (
+            position,
+            tenant,
+            stream,
+            version,
+            type_,
+            schema_version,
+            event_id,
+            correlation,
+            causation,
+            at,
+            rec,
+            data,
+            meta,
+        ) = row
         event = decode_data(stream, version, position, type_, schema_version, data)
         fields = (position, tenant, stream, version, type_, schema_version, event_id, correlation, causation, at, rec)
         recorded.append(make(Recorded, (*fields, event, decode_metadata(meta), ())))

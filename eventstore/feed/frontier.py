@@ -311,7 +311,10 @@ class Frontier:
 
     def _compare(self, state: LogState) -> None:
         known, found = self._identity, state.identity
-        if known is not None and (known.system_identifier, known.log_epoch) != (found.system_identifier, found.log_epoch):
+        if known is not None and (known.system_identifier, known.log_epoch) != (
+            found.system_identifier,
+            found.log_epoch,
+        ):
             self._identity = None
             raise LogReplaced(str(known), str(found))
         if known is not None and known.timeline != found.timeline:
@@ -475,4 +478,3 @@ class Frontier:
         self._rounds.clear()
         if connection is not None:
             await connection.close()
-

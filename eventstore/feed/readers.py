@@ -119,9 +119,7 @@ class Subscription(Generic[E]):
     delivered still stands where it stood.
     """
 
-    def __init__(
-        self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter, *, after: int
-    ) -> None:
+    def __init__(self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter, *, after: int) -> None:
         self._source = _Source(driver, frontier, registry, wanted)
         self._cursor = after
         self._last: tuple[int, UUID] | None = None

@@ -1,0 +1,130 @@
+"""The server that the tests run on, and a fresh database for each test.
+
+The server is EVENTSTORE_TEST_URL's where that is set, else an embedded one, started once by the process that hands out
+the tests. Each worker migrates one template database and copies it for every test (40 ms). Dropping it without FORCE
+afterwards fails the test that left a connection open.
+"""
+
+import asyncio
+import os
+import time
+import uuid
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from eventstore import EventStore, embedded, schema
+
+SERVER = pytest.StashKey[str]()
+EMBEDDED = pytest.StashKey[object]()
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        config.stash[SERVER] = config.workerinput["server"]
+    elif url := os.environ.get("EVENTSTORE_TEST_URL"):
+        config.stash[SERVER] = url
+    else:
+        server = embedded.start(durable=False)
+        config.stash[EMBEDDED] = server
+        config.stash[SERVER] = server.dsn
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["server"] = node.config.stash[SERVER]
+
+
+def pytest_unconfigure(config):
+    if (server := config.stash.get(EMBEDDED, None)) is not None:
+        server.stop()
+
+
+def pytest_report_header(config):
+    dsn = config.stash[SERVER]
+    source = "EVENTSTORE_TEST_URL"
+    if (server := config.stash.get(EMBEDDED, None)) is not None:
+        source = f"embedded, {server.source}"
+    return f"PostgreSQL: {run_sql(dsn, 'show server_version')} ({source})"
+
+
+def run_sql(dsn, sql, *args):
+    """Run one statement on a connection of its own; return its first value."""
+
+    async def go():
+        connection = await asyncpg.connect(dsn, ssl=False)
+        try:
+            return await connection.fetchval(sql, *args)
+        finally:
+            await connection.close()
+
+    return asyncio.run(go())
+
+
+def on_database(dsn, name):
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def server(request):
+    """The server's URL."""
+    return request.config.stash[SERVER]
+
+
+@pytest.fixture(scope="session")
+def template(server, worker_id):
+    """A migrated database to copy, one a worker."""
+    name = f"pges_template_{worker_id}_{uuid.uuid4().hex[:8]}"
+    run_sql(server, f"create database {name}")
+    schema.migrate(on_database(server, name))
+    yield name
+    run_sql(server, f"drop database {name}")
+
+
+def new_database(server, template=None):
+    name = f"pges_test_{uuid.uuid4().hex[:16]}"
+    run_sql(server, f"create database {name}" + (f" template {template}" if template else ""))
+    return name
+
+
+def drop_database(server, name):
+    """Drop it; connections that are just closing have two seconds, then they count as leaked."""
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            run_sql(server, f"drop database {name}")
+            return
+        except asyncpg.ObjectInUseError as error:
+            if time.monotonic() > deadline:
+                who = run_sql(
+                    server,
+                    "select string_agg(application_name || ': ' || query, '; ') from pg_stat_activity where datname = $1",
+                    name,
+                )
+                run_sql(server, f"drop database {name} with (force)")
+                pytest.fail(f"connections were left open: {error.detail} {who}")
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def database(server, template):
+    """The URL of a fresh, migrated database."""
+    name = new_database(server, template)
+    yield on_database(server, name)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def empty_database(server):
+    """The URL of a fresh database with nothing in it."""
+    name = new_database(server)
+    yield on_database(server, name)
+    drop_database(server, name)
+
+
+@pytest.fixture
+async def store(database):
+    """An open store on a fresh database."""
+    async with EventStore(database, poll_seconds=0.05) as opened:
+        yield opened
