@@ -252,7 +252,8 @@ class EventStore:
     ) -> Subscription[Any]:
         """Follow the log for ever.
 
-        ``async with store.subscribe(after=...) as live: async for recorded in live: ...``. Remembers nothing durably; projections do. Arguments as for `read_all`.
+        ``async with store.subscribe(after=...) as live: async for recorded in live: ...``. Arguments as for `read_all`.
+        Remembers nothing durably; projections do.
         """
         _check_bounds(after, None, None)
         return Subscription(self._driver, self._frontier, self._registry, self._filter(types, categories), after=after)

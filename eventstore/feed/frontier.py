@@ -113,6 +113,7 @@ class _Round:
 @dataclass(slots=True)
 class _Waiter:
     position: int
+    generation: int | None
     future: asyncio.Future[Reached]
 
 
@@ -159,20 +160,28 @@ class Frontier:
         self._closed = False
         self._pause = marks.FIRST_PAUSE
         self._idle_pause = SHORTEST_PAUSE
+        self.looks = 0  # how often the task has looked, for tests that must know that it has
 
     # -- what readers and appenders call
 
-    async def beyond(self, position: int) -> Reached:
+    async def beyond(self, position: int, generation: int | None = None) -> Reached:
         """Wait until something behind `position` is decided; return how far.
+
+        Args:
+            position: what the caller has seen.
+            generation: what the caller was last told; returns at once when there is a newer one, so that the caller can
+                check that what it has seen still stands.
 
         Raises:
             LogRewound: the log ends below `position` after a reconnect.
             LogReplaced: the connection now reaches another log.
             StoreClosed: the store was closed meanwhile.
         """
-        if self._decided > position and self._generation:
-            return Reached(self._decided, self._generation)
-        waiter = _Waiter(position, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(position, generation, asyncio.get_running_loop().create_future())
+        if self._generation and self._connection is not None:
+            self._answer(waiter)
+            if waiter.future.done():
+                return waiter.future.result()
         self._waiters.append(waiter)
         self._call()
         try:
@@ -360,6 +369,7 @@ class Frontier:
 
     async def _look(self, connection: AsyncpgConnection) -> None:
         """Do everything that is due, once."""
+        self.looks += 1
         if self._rounds:
             await self._close_rounds(connection)
         due = self._publish_due_in() == 0
@@ -452,7 +462,8 @@ class Frontier:
             self._answer(waiter)
 
     def _answer(self, waiter: _Waiter) -> None:
-        if waiter.position < self._decided and not waiter.future.done():
+        news = waiter.position < self._decided or waiter.generation not in (None, self._generation)
+        if news and not waiter.future.done():
             waiter.future.set_result(Reached(self._decided, self._generation))
 
     def _fail(self, error: EventStoreError) -> None:

@@ -170,8 +170,10 @@ class Subscription(Generic[E]):
         size, pause = BatchSize(), RETRY_SECONDS[0]
         while self._entered:
             try:
-                reached = await self._source.frontier.beyond(self._cursor)
+                reached = await self._source.frontier.beyond(self._cursor, self._generation)
                 await self._verify(reached)
+                if reached.position <= self._cursor:
+                    continue
                 rows, upto = await self._source.rows(self._cursor, reached.position, size.rows)
             except Transient as error:
                 _log.warning("a subscription at position %d reads again: %s", self._cursor, error)
