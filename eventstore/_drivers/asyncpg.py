@@ -97,6 +97,18 @@ class AsyncpgConnection:
             raise translated(error) from error
         return rows
 
+    async def execute(self, statement: Statement) -> int:
+        """Run one statement; return how many rows it affected.
+
+        Raises:
+            EventStoreError: whatever the driver said, translated.
+        """
+        try:
+            status: str = await self.raw.execute(self._text(statement.sql), *statement.args)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise translated(error) from error
+        return int(status.rpartition(" ")[2] or 0) if status[-1:].isdigit() else 0
+
     async def run(self, operation: Operation[T]) -> T:
         """Drive an operation to its end."""
         try:

@@ -1,0 +1,53 @@
+"""What `projections` may use of this package besides its public modules. Nobody else should: it may change any day."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._drivers import urls
+from ._drivers.asyncpg import AsyncpgConnection, translated
+from ._operations.statement import Operation, Row, Statement, load_sql
+from .feed import Subscription
+from .feed.frontier import Settled
+from .store import EventStore
+
+__all__ = [
+    "AsyncpgConnection",
+    "Operation",
+    "Row",
+    "Statement",
+    "connect",
+    "load_sql",
+    "settled",
+    "sqlalchemy_url",
+    "subscribe_by_name",
+    "translated",
+    "type_name",
+]
+
+
+async def connect(store: EventStore, purpose: str, settings: dict[str, str]) -> AsyncpgConnection:
+    """Open a connection beside the store's budget; the caller closes it."""
+    return await store._driver.connect(purpose, settings)
+
+
+def type_name(store: EventStore, type_: type | str) -> str:
+    """Return the stored name of an event class, as the store's registry knows it."""
+    return store._registry.name_of(type_)
+
+
+def subscribe_by_name(
+    store: EventStore, *, after: int, types: tuple[str, ...] | None, categories: tuple[str, ...] | None
+) -> Subscription[Any]:
+    """Follow the log for stored type names."""
+    return store.subscribe(after=after, types=types, categories=categories)
+
+
+async def settled(store: EventStore, seconds: float) -> Settled:
+    """Make a fresh settled mark; see `Frontier.settled`."""
+    return await store._frontier.settled(seconds)
+
+
+def sqlalchemy_url(store: EventStore) -> str:
+    """Return the store's address for a SQLAlchemy engine on psycopg; empty for a store on an asyncpg pool."""
+    return urls.to_sqlalchemy(store.dsn) if store.dsn else ""

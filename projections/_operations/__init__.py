@@ -1,0 +1,1 @@
+"""Statements of followers: checkpoints, leases, heartbeats. Generators, as in `eventstore._operations`."""

@@ -1,0 +1,402 @@
+"""Row operations on one table: folded per key in memory, written by one MERGE over `unnest` a batch.
+
+What an operation does depends on whether its row exists, which is not known while folding. So each key keeps what will
+be done if the row is there, and what if it is not. The two differ only where `rows.set(..., missing="ignore")` came first.
+
+| operation | the row is there | it is not |
+| --- | --- | --- |
+| `upsert(key, columns)` | the columns are set | the row is made with them |
+| `add(key, amounts)` | added to the columns (null counts as nothing) | the row is made with the amounts |
+| `set(key, columns)` | the columns are set | `RowMissing`; nothing with `missing="ignore"` |
+| `delete(key)` | deleted | nothing |
+
+MERGE rather than INSERT ... ON CONFLICT, since that refuses a partial row with NOT NULL columns before it looks for the
+conflict. Values go through SQLAlchemy's bind processors, so that what a type does in the ORM it does here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as AsyncpgDialect  # noqa: N812 - it is a class
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from eventstore.spi import AsyncpgConnection, Statement
+
+from .errors import InvalidProjection, RowMissing, TableMissing
+
+__all__ = ["Rows", "TableWriter", "create_tables"]
+
+_DIALECT: Final = AsyncpgDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves dialects untyped
+_QUOTE: Final = _DIALECT.identifier_preparer.quote
+
+Value = Any
+"""What a user gives for a column: whatever its SQLAlchemy type takes."""
+
+
+@dataclass(slots=True)
+class _Fold:
+    """What a batch does to one row.
+
+    Attributes:
+        alive: whether the row exists afterwards (where `absent` is False: if it was there before).
+        fresh: the row was deleted on the way, so nothing of its old columns stays.
+        must_exist: position of the event that set the row without knowing whether it was there; 0: none.
+        changes: column to (added or set, value), for a row that is there.
+        absent: the same for a row that is not: None means as `changes`, False that none is made.
+    """
+
+    alive: bool = True
+    fresh: bool = False
+    must_exist: int = 0
+    changes: dict[str, tuple[bool, Value]] = field(default_factory=dict)
+    absent: dict[str, tuple[bool, Value]] | None | Literal[False] = None
+
+    def assign(self, columns: dict[str, Value]) -> None:
+        for name, value in columns.items():
+            self.changes[name] = (False, value)
+        if isinstance(self.absent, dict):
+            for name, value in columns.items():
+                self.absent[name] = (False, value)
+
+    def add(self, amounts: dict[str, Value]) -> None:
+        _add(self.changes, amounts)
+        if isinstance(self.absent, dict):
+            _add(self.absent, amounts)
+
+    def make_sure(self) -> None:
+        """From here on the row exists."""
+        if not self.alive:
+            self.alive, self.fresh, self.changes, self.absent = True, True, {}, None
+        elif self.absent is False and not self.must_exist:
+            self.absent = {}
+
+
+def _add(changes: dict[str, tuple[bool, Value]], amounts: dict[str, Value]) -> None:
+    for name, amount in amounts.items():
+        added, value = changes.get(name, (True, None))
+        changes[name] = (added, amount if value is None else value + amount)
+
+
+class Rows:
+    """What handlers call: collects row operations. Columns are named by their SQLAlchemy keys.
+
+    Every operation names the whole primary key. Bad column names and missing keys are refused at once.
+    """
+
+    __slots__ = ("_writer", "position")
+
+    def __init__(self, writer: TableWriter) -> None:
+        self._writer = writer
+        self.position = 0
+
+    def upsert(self, **columns: Value) -> None:
+        """Set columns of a row; make the row if it is not there."""
+        key, rest = self._writer.split(columns)
+        fold = self._writer.fold(key)
+        fold.make_sure()
+        fold.assign(rest)
+
+    def add(self, **columns: Value) -> None:
+        """Add to columns of a row; make the row with these amounts if it is not there."""
+        key, rest = self._writer.split(columns)
+        fold = self._writer.fold(key)
+        fold.make_sure()
+        fold.add(rest)
+
+    def set(self, *, missing: Literal["error", "ignore"] = "error", **columns: Value) -> None:
+        """Set columns of a row that is there.
+
+        Raises (when the batch is written):
+            RowMissing: it is not, unless ``missing="ignore"``.
+        """
+        key, rest = self._writer.split(columns)
+        known = self._writer.folds.get(key)
+        if known is None:
+            known = self._writer.fold(key)
+            known.absent = False
+            known.must_exist = self.position if missing == "error" else 0
+        elif not known.alive or (known.absent is False and missing == "error" and not known.must_exist):
+            if not known.alive and missing == "error":
+                raise RowMissing(self._writer.name, self._writer.named(key), self.position)
+            if not known.alive:
+                return
+            known.must_exist = self.position
+        known.assign(rest)
+
+    def delete(self, **key: Value) -> None:
+        """Delete a row; nothing if it is not there."""
+        values, rest = self._writer.split(key)
+        if rest:
+            raise InvalidProjection(f"rows.delete() of {self._writer.name} takes the key only, got also {sorted(rest)}")
+        fold = self._writer.fold(values)
+        fold.alive, fold.changes, fold.absent = False, {}, None
+
+
+class _Column(NamedTuple):
+    """How one column's values reach the server."""
+
+    name: str
+    cast: str
+    array: str
+    bind: Callable[[Value], Value] | None
+    writable: bool
+    default: Value
+
+
+class _Shape(NamedTuple):
+    """What is done to a row, without its values: rows of one shape share a WHEN clause.
+
+    Attributes:
+        update: (column, added) for a row that is there; None: nothing.
+        delete: whether a row that is there is deleted.
+        insert: columns of a row that is made; None: none is.
+    """
+
+    update: tuple[tuple[str, bool], ...] | None
+    delete: bool
+    insert: tuple[str, ...] | None
+
+
+class TableWriter:
+    """Folds row operations of one table, and writes them.
+
+    Raises:
+        InvalidProjection: not a SQLAlchemy Table, or one without a primary key.
+    """
+
+    def __init__(self, table: Any) -> None:  # whatever the user put there
+        if not isinstance(table, sa.Table):
+            raise InvalidProjection(f"`table` must be a sqlalchemy.Table, got {type(table).__name__}: {table!r:.80}")
+        self.table = table
+        self.name = _DIALECT.identifier_preparer.format_table(table)
+        self._columns = {column.key: _column(column) for column in table.columns}
+        self._key = tuple(column.key for column in table.primary_key.columns)
+        if not self._key:
+            raise InvalidProjection(f"table {self.name} needs a primary key: it names the rows")
+        self.folds: dict[tuple[Value, ...], _Fold] = {}
+        self._defaults = {
+            name: column.default for name, column in self._columns.items() if column.default is not None and column.writable
+        }
+
+    def split(self, columns: dict[str, Value]) -> tuple[tuple[Value, ...], dict[str, Value]]:
+        """Return the key's values, as the server will see them, and the other columns."""
+        known = self._columns
+        key = []
+        for name in self._key:
+            value = columns.pop(name, None)
+            if value is None:
+                raise InvalidProjection(f"a row of {self.name} is named by {', '.join(self._key)}; {name} was not given")
+            bind = known[name].bind
+            key.append(value if bind is None else bind(value))
+        for name in columns:
+            if name not in known:
+                raise InvalidProjection(f"{self.name} has no column {name!r}; it has {', '.join(known)}")
+            if not known[name].writable:
+                raise InvalidProjection(f"column {name!r} of {self.name} is generated by the database and cannot be set")
+        return tuple(key), columns
+
+    def fold(self, key: tuple[Value, ...]) -> _Fold:
+        """Return what is known of the row `key`; a new fold if nothing is."""
+        fold = self.folds.get(key)
+        if fold is None:
+            fold = self.folds[key] = _Fold()
+        return fold
+
+    def named(self, key: tuple[Value, ...]) -> dict[str, object]:
+        """Return a key by column name."""
+        return dict(zip(self._key, key, strict=True))
+
+    async def write(self, connection: AsyncpgConnection) -> None:
+        """Write everything collected, on the batch's transaction, and forget it.
+
+        Raises:
+            RowMissing: a row that `rows.set` expected is not there.
+        """
+        folds, self.folds = self.folds, {}
+        if not folds:
+            return
+        await self._resolve(connection, {k: f for k, f in folds.items() if isinstance(f.absent, dict)})
+        replaced = {key: fold for key, fold in folds.items() if fold.fresh}
+        if replaced:
+            await self._require(connection, {key: fold for key, fold in replaced.items() if fold.must_exist})
+            await connection.execute(self._delete(replaced))
+        certain: dict[tuple[Value, ...], tuple[_Shape, _Fold]] = {}
+        uncertain: dict[tuple[Value, ...], tuple[_Shape, _Fold]] = {}
+        for key, fold in folds.items():
+            shape = _shape(fold, self._defaults)
+            affects_one = fold.must_exist or (shape.insert is not None and (shape.update is not None or fold.fresh))
+            (certain if affects_one else uncertain)[key] = (shape, fold)
+        if certain and await connection.execute(self._merge(certain)) < len(certain):
+            await self._require(connection, {key: fold for key, (_, fold) in certain.items() if fold.must_exist})
+        if uncertain:
+            await connection.execute(self._merge(uncertain))
+
+    async def _resolve(self, connection: AsyncpgConnection, doubtful: dict[tuple[Value, ...], _Fold]) -> None:
+        """Where a row that is there and one that is not end differently, ask which it is."""
+        if not doubtful:
+            return
+        there = await self._existing(connection, doubtful)
+        for key, fold in doubtful.items():
+            if key not in there:
+                fold.changes = fold.absent or {}
+            fold.absent = None
+
+    async def _existing(self, connection: AsyncpgConnection, keys: Iterable[tuple[Value, ...]]) -> set[tuple[Value, ...]]:
+        wanted = list(keys)
+        source, args = self._source(wanted)
+        sql = f"select s.n from {source} join {self.name} t on {self._join()}"
+        rows = await connection.fetch(Statement(sql, args))
+        return {wanted[row[0] - 1] for row in rows}
+
+    async def _require(self, connection: AsyncpgConnection, strict: dict[tuple[Value, ...], _Fold]) -> None:
+        """Name a row that `rows.set` expected and that is not there."""
+        there = await self._existing(connection, strict) if strict else set()
+        for key, fold in strict.items():
+            if key not in there:
+                raise RowMissing(self.name, self.named(key), fold.must_exist)
+
+    def _source(self, keys: Sequence[tuple[Value, ...]]) -> tuple[str, tuple[Any, ...]]:  # parameters of any type
+        """The keys as a relation `s` with columns k0, k1, ... and their number n."""
+        parameters = ", ".join(f"${i}::{self._columns[name].cast}[]" for i, name in enumerate(self._key, 1))
+        names = ", ".join(f"k{i}" for i in range(len(self._key)))
+        args = tuple([key[i] for key in keys] for i in range(len(self._key)))
+        return f"unnest({parameters}) with ordinality as s({names}, n)", args
+
+    def _join(self) -> str:
+        pairs = (f"t.{_QUOTE(self._columns[name].name)} = s.k{i}" for i, name in enumerate(self._key))
+        return " and ".join(pairs)
+
+    def _delete(self, folds: dict[tuple[Value, ...], _Fold]) -> Statement:
+        source, args = self._source(list(folds))
+        return Statement(f"delete from {self.name} t using {source} where {self._join()}", args)
+
+    def _merge(self, rows: dict[tuple[Value, ...], tuple[_Shape, _Fold]]) -> Statement:
+        shapes = sorted({shape for shape, _ in rows.values()}, key=repr)
+        number = {shape: n for n, shape in enumerate(shapes)}
+        used = [name for name in self._columns if any(name in _names(shape) for shape in shapes)]
+        args: list[list[Value]] = [[key[i] for key in rows] for i in range(len(self._key))]
+        args.append([number[shape] for shape, _ in rows.values()])
+        args += [self._values(name, rows.values()) for name in used]
+        casts = [self._columns[name].cast for name in self._key] + ["int"] + [self._columns[n].array for n in used]
+        parameters = ", ".join(f"${i}::{cast}[]" for i, cast in enumerate(casts, 1))
+        names = [f"k{i}" for i in range(len(self._key))] + ["shape"] + [f"v{i}" for i in range(len(used))]
+        value = {name: f"s.v{i}" + self._recast(name) for i, name in enumerate(used)}
+        clauses = "\n".join(clause for shape in shapes for clause in self._clauses(shape, number[shape], value))
+        source = f"unnest({parameters}) as s({', '.join(names)})"
+        return Statement(f"merge into {self.name} t using {source} on {self._join()}\n{clauses}", tuple(args))
+
+    def _recast(self, name: str) -> str:
+        column = self._columns[name]
+        return "" if column.array == column.cast else f"::{column.cast}"
+
+    def _values(self, name: str, rows: Iterable[tuple[_Shape, _Fold]]) -> list[Value]:
+        bind = self._columns[name].bind
+        default = self._defaults.get(name)
+        values = [fold.changes[name][1] if name in fold.changes else default for _, fold in rows]
+        return values if bind is None else [None if value is None else bind(value) for value in values]
+
+    def _clauses(self, shape: _Shape, number: int, value: dict[str, str]) -> Iterable[str]:
+        names = {key: _QUOTE(column.name) for key, column in self._columns.items()}
+        if shape.delete:
+            yield f"when matched and s.shape = {number} then delete"
+        elif shape.update:
+            parts = [
+                f"{names[n]} = coalesce(t.{names[n]} + {value[n]}, {value[n]})" if added else f"{names[n]} = {value[n]}"
+                for n, added in shape.update
+            ]
+            yield f"when matched and s.shape = {number} then update set {', '.join(parts)}"
+        elif shape.update is not None:  # only the key was given: touch the row so that it counts as affected
+            first = names[self._key[0]]
+            yield f"when matched and s.shape = {number} then update set {first} = t.{first}"
+        if shape.insert is not None:
+            columns = [names[n] for n in (*self._key, *shape.insert)]
+            values = [f"s.k{i}" for i in range(len(self._key))] + [value[n] for n in shape.insert]
+            yield (
+                f"when not matched and s.shape = {number} then insert ({', '.join(columns)}) values ({', '.join(values)})"
+            )
+
+    async def check(self, connection: AsyncpgConnection) -> None:
+        """Check that the table is there.
+
+        Raises:
+            TableMissing: with the DDL that makes it.
+        """
+        rows = await connection.fetch(Statement("select to_regclass($1) is not null", (self.name,)))
+        if not rows[0][0]:
+            raise TableMissing(
+                f"table {self.name} does not exist; make it with a migration of yours, or start with create=True "
+                f"(projections run --create):\n{self.ddl()}"
+            )
+
+    def ddl(self) -> str:
+        """Return the table's DDL."""
+        parts = [CreateTable(self.table), *(CreateIndex(index) for index in self.table.indexes)]
+        return ";\n".join(str(part.compile(dialect=_DIALECT)).strip() for part in parts) + ";"
+
+
+def create_tables(url: str, tables: Sequence[sa.Table]) -> None:
+    """Create tables that do not exist yet, with their types and indexes. Blocks; two at once do no harm."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("select pg_advisory_xact_lock(hashtextextended('pg-eventstore create tables', 0))"))
+        for table in tables:
+            table.create(connection, checkfirst=True)
+
+
+def _shape(fold: _Fold, defaults: dict[str, Value]) -> _Shape:
+    if not fold.alive:
+        return _Shape(None, delete=True, insert=None)
+    insert = None
+    if fold.absent is None and not (fold.must_exist and not fold.fresh):
+        insert = tuple(sorted({*fold.changes, *defaults}))
+    update = None if fold.fresh else tuple(sorted((name, added) for name, (added, _) in fold.changes.items()))
+    return _Shape(update, delete=False, insert=insert)
+
+
+def _names(shape: _Shape) -> set[str]:
+    return {name for name, _ in shape.update or ()} | set(shape.insert or ())
+
+
+def _column(column: sa.Column[Any]) -> _Column:  # of any type
+    type_ = column.type.dialect_impl(_DIALECT)
+    cast = str(_DIALECT.type_compiler_instance.process(column.type))
+    bind = type_.bind_processor(_DIALECT)
+    impl = getattr(type_, "impl_instance", type_)
+    is_array = isinstance(impl, (ARRAY, sa.ARRAY))
+    writable = column.computed is None and not (column.identity is not None and column.identity.always)
+    default = column.default.arg if column.default is not None and column.default.is_scalar else None  # type: ignore[attr-defined]
+    if is_array:
+        return _Column(column.name, cast, "text", _array_literal(bind), writable, default)
+    return _Column(column.name, cast, cast, bind, writable, default)
+
+
+def _array_literal(bind: Callable[[Value], Value] | None) -> Callable[[Value], Value]:
+    """Arrays travel as text: `unnest` would take an array of arrays apart."""
+
+    def literal(value: Value) -> Value:
+        bound = value if bind is None else bind(value)
+        return None if bound is None else _literal(bound)
+
+    return literal
+
+
+def _literal(value: Value) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, (list, tuple)):
+        return "{" + ",".join(_literal(item) for item in value) + "}"
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, bytes):
+        text = "\\x" + value.hex()
+    elif isinstance(value, (dict, set)):
+        text = json.dumps(value)
+    else:
+        text = str(value)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

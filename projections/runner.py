@@ -1,0 +1,241 @@
+"""Runs one follower: takes its lease, reads the log from its checkpoint, applies batch after batch.
+
+A batch is one transaction: the checkpoint's row lock and epoch check first, then what the handlers do, then the new
+position. Either all of it becomes visible or nothing, hence exactly once (`_operations/checkpoints.py` has the argument).
+A handler that raises ends the run with the event's name; what is transient (a lost connection, a deadlock, a lost
+lease) is tried again from the checkpoint, with jittered backoff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from eventstore import Batch, EventStore, Recorded
+from eventstore.errors import EventStoreError, LockTimeout, Transient
+from eventstore.spi import AsyncpgConnection, connect, subscribe_by_name, translated, type_name
+
+from ._operations import checkpoints
+from ._operations.checkpoints import Held
+from .errors import HandlerFailed
+from .projection import Handler, Projection, handlers_of
+from .rows import Rows, TableWriter
+
+__all__ = ["ProjectionRun", "Tx"]
+
+T = TypeVar("T")
+_log = logging.getLogger("projections")
+
+TAKE_SECONDS: Final = 1.0
+"""How often a daemon without the lease looks whether it is free: one cheap query."""
+
+RETRY_SECONDS: Final = (0.05, 5.0)
+"""First and longest pause after something transient; jittered."""
+
+EMPTY_SAVE_SECONDS: Final = 5.0
+"""How often a checkpoint is moved over events that the projection does not handle."""
+
+CONNECTION_SETTINGS: Final = {
+    "lock_timeout": "5s",
+    # A plan for a table that was empty when it was made would stay a sequential scan: plan each batch anew.
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+}
+
+
+class Tx:
+    """The batch's transaction, for handlers with SQL of their own.
+
+    Attributes:
+        connection: the asyncpg connection itself.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Any) -> None:  # asyncpg.Connection; named by its owner, the driver
+        self.connection = connection
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        """Run a statement; return its status."""
+        return str(await self.connection.execute(sql, *args))
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run a query; return its rows."""
+        return list(await self.connection.fetch(sql, *args))
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        """Run a query; return its first row, or None."""
+        return await self.connection.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """Run a query; return the first value of its first row, or None."""
+        return await self.connection.fetchval(sql, *args)
+
+
+@dataclass(slots=True)
+class ProjectionRun:
+    """One projection on one store, run for one daemon.
+
+    Attributes:
+        projection: what is run.
+        store: where its events and its table are.
+        owner: the daemon.
+        caught_up: set whenever everything that was there has taken effect.
+        applied: how many events have taken effect since the start.
+    """
+
+    projection: Projection
+    store: EventStore
+    owner: UUID
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    applied: int = 0
+    shard: int = 0
+    _handlers: dict[str, Handler] = field(init=False)
+    _writer: TableWriter | None = field(init=False)
+    _rows: Rows | None = field(init=False)
+    _held: Held = field(init=False)
+    _connection: AsyncpgConnection | None = None
+    _saved_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the projection.
+
+        Raises:
+            InvalidProjection: it is not well formed.
+        """
+        self._handlers = handlers_of(self.projection, lambda type_: type_name(self.store, type_))
+        self._writer = None if self.projection.table is None else TableWriter(self.projection.table)
+        self._rows = None if self._writer is None else Rows(self._writer)
+
+    @property
+    def name(self) -> str:
+        """The follower's name."""
+        return self.projection.name
+
+    @property
+    def writer(self) -> TableWriter | None:
+        """What writes its table; None where it has none."""
+        return self._writer
+
+    async def run(self, upto: int | None = None) -> None:
+        """Follow the log: for ever, or until everything up to position `upto` has taken effect.
+
+        Raises:
+            HandlerFailed: a handler raised.
+            Corrupt, UnknownEventType and others of `Subscription.batches`.
+        """
+        pause = RETRY_SECONDS[0]
+        while True:
+            before = self.applied
+            try:
+                connection = await self._take()
+                await self._follow(connection, upto)
+                return
+            except Transient as error:
+                _log.warning("projection %s goes on from its checkpoint: %s", self.name, error)
+            finally:
+                await self._disconnect()
+            pause = RETRY_SECONDS[0] if self.applied > before else min(pause * 2, RETRY_SECONDS[1])
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _take(self) -> AsyncpgConnection:
+        """Wait for the lease; return the connection that batches run on."""
+        connection = self._connection = await connect(self.store, f"projection {self.name}"[:50], CONNECTION_SETTINGS)
+        if self._writer is not None:
+            await self._writer.check(connection)
+        while True:
+            with contextlib.suppress(LockTimeout):  # a stopped owner still holds its checkpoint
+                async with connection.transaction():
+                    held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
+                if held is not None:
+                    self._held = held
+                    return connection
+            await asyncio.sleep(TAKE_SECONDS * random.uniform(0.5, 1.0))
+
+    async def _follow(self, connection: AsyncpgConnection, upto: int | None) -> None:
+        types, categories = tuple(self._handlers), self.projection.categories
+        self._saved_at = time.monotonic()
+        subscription = subscribe_by_name(self.store, after=self._held.position, types=types, categories=categories)
+        async with subscription as live:
+            if upto is not None and self._held.position >= upto:
+                self.caught_up.set()
+                return
+            async with contextlib.aclosing(live.batches()) as batches:
+                async for batch in batches:
+                    done = upto is not None and batch.upto >= upto
+                    if batch.events or done or time.monotonic() - self._saved_at > EMPTY_SAVE_SECONDS:
+                        await _despite_cancellation(self._apply(connection, batch))
+                    if done:
+                        self.caught_up.set()
+                        return
+
+    async def _apply(self, connection: AsyncpgConnection, batch: Batch[Any]) -> None:
+        """Everything that a batch does, in one transaction."""
+        if self._writer is not None:
+            self._writer.folds.clear()
+        async with connection.transaction():
+            await connection.run(checkpoints.lock(self.name, self.shard, self._held))
+            for recorded in batch.events:
+                await self._handle(connection, recorded)
+            if self._writer is not None:
+                await self._writer.write(connection)
+            held = await connection.run(checkpoints.save(self.name, self.shard, self._held, batch.upto))
+        self._held = held
+        self._saved_at = time.monotonic()
+        self.applied += len(batch.events)
+
+    async def _handle(self, connection: AsyncpgConnection, recorded: Recorded[Any]) -> None:
+        handler = self._handlers[recorded.type]
+        try:
+            if handler.asynchronous:
+                if self._writer is not None:
+                    await self._writer.write(connection)  # what came before must be there for it to see
+                returned = await handler.call(recorded.data, recorded, Tx(connection.raw))
+            else:
+                assert self._rows is not None
+                self._rows.position = recorded.position
+                returned = handler.call(recorded.data, recorded, self._rows)
+        except Transient:
+            raise
+        except Exception as error:
+            known = self._transient(error)
+            if known is not None:
+                raise known from error
+            raise self._failed(recorded, f"{type(error).__name__}: {error}") from error
+        if returned is not None:
+            raise self._failed(recorded, f"its handler returned {returned!r:.80}; handlers return None")
+
+    def _transient(self, error: Exception) -> EventStoreError | None:
+        """Something of the driver's that a further try may cure; None: it is the handler's own."""
+        if not hasattr(error, "sqlstate") and not isinstance(error, OSError):
+            return None
+        known = translated(error)
+        return known if isinstance(known, Transient) and type(known).__name__ != "UniqueRace" else None
+
+    def _failed(self, recorded: Recorded[Any], why: str) -> HandlerFailed:
+        return HandlerFailed(self.name, recorded.position, recorded.stream_id, recorded.version, recorded.type, why)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await asyncio.shield(connection.close())
+
+
+async def _despite_cancellation(work: Awaitable[T]) -> T:
+    """Finish `work` before a cancellation takes effect: a stop ends after the batch, not in it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await task
+        raise
+
+

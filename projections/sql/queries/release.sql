@@ -1,0 +1,3 @@
+-- Give up every lease of a daemon, and its heartbeat. $1 owner.
+with released as (delete from "eventstore".leases where owner = $1)
+delete from "eventstore".daemons where owner = $1
