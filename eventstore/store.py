@@ -16,7 +16,7 @@ from uuid import UUID
 from . import embedded, schema
 from ._binaries import OLDEST_MAJOR
 from ._drivers import urls
-from ._drivers.asyncpg import AsyncpgConnection, AsyncpgDriver, Budget
+from ._drivers.asyncpg import READER_SETTINGS, AsyncpgConnection, AsyncpgDriver, Budget
 from ._drivers.sqlstates import UniqueRace
 from ._operations import append as appends
 from ._operations import read
@@ -298,7 +298,7 @@ class EventStore:
         return Filter(names, None if categories is None else tuple(check_name(c, "a category") for c in categories))
 
     def _new_frontier(self) -> Frontier:
-        settings = {"lock_timeout": "5s", "enable_seqscan": "off", "jit": "off"}
+        settings = {**READER_SETTINGS, "lock_timeout": "5s"}
         return Frontier(lambda: self._driver.connect("marks", settings), poll_seconds=self._poll_seconds)
 
     async def _check_server(self) -> None:

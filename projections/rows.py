@@ -6,7 +6,7 @@ be done if the row is there, and what if it is not. The two differ only where `r
 | operation | the row is there | it is not |
 | --- | --- | --- |
 | `upsert(key, columns)` | the columns are set | the row is made with them |
-| `add(key, amounts)` | added to the columns (null counts as nothing) | the row is made with the amounts |
+| `add(key, amounts)` | added to the columns (null counts as nothing) | the row is made, then the same |
 | `set(key, columns)` | the columns are set | `RowMissing`; nothing with `missing="ignore"` |
 | `delete(key)` | deleted | nothing |
 
@@ -103,7 +103,7 @@ class Rows:
         fold.assign(rest)
 
     def add(self, **columns: Value) -> None:
-        """Add to columns of a row; make the row with these amounts if it is not there."""
+        """Add to columns of a row; make the row first, with its defaults, if it is not there."""
         key, rest = self._writer.split(columns)
         fold = self._writer.fold(key)
         fold.make_sure()
@@ -147,6 +147,7 @@ class _Column(NamedTuple):
     bind: Callable[[Value], Value] | None
     writable: bool
     default: Value
+    server_default: str | None
 
 
 class _Shape(NamedTuple):
@@ -155,12 +156,12 @@ class _Shape(NamedTuple):
     Attributes:
         update: (column, added) for a row that is there; None: nothing.
         delete: whether a row that is there is deleted.
-        insert: columns of a row that is made; None: none is.
+        insert: (column, added to its default) for a row that is made; None: none is.
     """
 
     update: tuple[tuple[str, bool], ...] | None
     delete: bool
-    insert: tuple[str, ...] | None
+    insert: tuple[tuple[str, bool], ...] | None
 
 
 class TableWriter:
@@ -229,6 +230,8 @@ class TableWriter:
         certain: dict[tuple[Value, ...], tuple[_Shape, _Fold]] = {}
         uncertain: dict[tuple[Value, ...], tuple[_Shape, _Fold]] = {}
         for key, fold in folds.items():
+            if fold.fresh and not fold.alive:
+                continue  # gone already
             shape = _shape(fold, self._defaults)
             affects_one = fold.must_exist or (shape.insert is not None and (shape.update is not None or fold.fresh))
             (certain if affects_one else uncertain)[key] = (shape, fold)
@@ -315,11 +318,21 @@ class TableWriter:
             first = names[self._key[0]]
             yield f"when matched and s.shape = {number} then update set {first} = t.{first}"
         if shape.insert is not None:
-            columns = [names[n] for n in (*self._key, *shape.insert)]
-            values = [f"s.k{i}" for i in range(len(self._key))] + [value[n] for n in shape.insert]
+            columns = [names[n] for n in (*self._key, *(n for n, _ in shape.insert))]
+            values = [f"s.k{i}" for i in range(len(self._key))]
+            values += [self._made(n, value[n]) if added else value[n] for n, added in shape.insert]
             yield (
                 f"when not matched and s.shape = {number} then insert ({', '.join(columns)}) values ({', '.join(values)})"
             )
+
+    def _made(self, name: str, amount: str) -> str:
+        """An amount added to the default of a row that is being made."""
+        column = self._columns[name]
+        default = column.server_default
+        if column.default is not None:
+            bound = column.default if column.bind is None else column.bind(column.default)
+            default = "'" + str(bound).replace("'", "''") + "'"
+        return amount if default is None else f"coalesce(({default})::{column.cast} + {amount}, {amount})"
 
     async def check(self, connection: AsyncpgConnection) -> None:
         """Check that the table is there.
@@ -354,13 +367,14 @@ def _shape(fold: _Fold, defaults: dict[str, Value]) -> _Shape:
         return _Shape(None, delete=True, insert=None)
     insert = None
     if fold.absent is None and not (fold.must_exist and not fold.fresh):
-        insert = tuple(sorted({*fold.changes, *defaults}))
+        made = {**dict.fromkeys(defaults, False), **{name: added for name, (added, _) in fold.changes.items()}}
+        insert = tuple(sorted(made.items()))
     update = None if fold.fresh else tuple(sorted((name, added) for name, (added, _) in fold.changes.items()))
     return _Shape(update, delete=False, insert=insert)
 
 
 def _names(shape: _Shape) -> set[str]:
-    return {name for name, _ in shape.update or ()} | set(shape.insert or ())
+    return {name for name, _ in (*(shape.update or ()), *(shape.insert or ()))}
 
 
 def _column(column: sa.Column[Any]) -> _Column:  # of any type
@@ -371,9 +385,10 @@ def _column(column: sa.Column[Any]) -> _Column:  # of any type
     is_array = isinstance(impl, (ARRAY, sa.ARRAY))
     writable = column.computed is None and not (column.identity is not None and column.identity.always)
     default = column.default.arg if column.default is not None and column.default.is_scalar else None  # type: ignore[attr-defined]
+    server_default = _DIALECT.ddl_compiler(_DIALECT, None).get_column_default_string(column)
     if is_array:
-        return _Column(column.name, cast, "text", _array_literal(bind), writable, default)
-    return _Column(column.name, cast, cast, bind, writable, default)
+        return _Column(column.name, cast, "text", _array_literal(bind), writable, default, server_default)
+    return _Column(column.name, cast, cast, bind, writable, default, server_default)
 
 
 def _array_literal(bind: Callable[[Value], Value] | None) -> Callable[[Value], Value]:

@@ -237,5 +237,3 @@ async def _despite_cancellation(work: Awaitable[T]) -> T:
         with contextlib.suppress(Exception):
             await task
         raise
-
-

@@ -1,0 +1,380 @@
+"""Projections and the daemon that runs them."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+import projection_child
+from eventstore import Event, EventStore, UnknownEvent, errors, spi
+from eventstore.testing import Schedule
+from projection_child import Applied, Balances, Deposited, Opened
+from projections import (
+    Daemon,
+    HandlerFailed,
+    InvalidProjection,
+    Projection,
+    RowMissing,
+    TableMissing,
+    followers,
+    on,
+)
+from projections._operations import checkpoints
+
+pytestmark = pytest.mark.server
+
+
+class Renamed(Event):
+    name: str
+
+
+async def ask(dsn, sql, *args):
+    connection = await asyncpg.connect(dsn, ssl=False)
+    try:
+        return await connection.fetch(sql, *args)
+    finally:
+        await connection.close()
+
+
+async def balances(dsn):
+    return {row[0]: (row[1], row[2]) for row in await ask(dsn, "select account_id, balance, events from balances")}
+
+
+async def folded(store):
+    """The state by a fold of the log in plain Python."""
+    state = {}
+    async for recorded in store.read_all(types=[Opened, Deposited], settle=5):
+        balance, events = state.get(recorded.stream_id, (0, 0))
+        state[recorded.stream_id] = (balance + getattr(recorded.data, "amount", 0), events + 1)
+    return state
+
+
+async def test_a_projection_catches_up_and_follows(store, database):
+    """run_until_caught_up for what is there; run for what comes; the rows are the fold of the log."""
+    for n in range(20):
+        await store.append(f"account-{n % 5}", [Opened(owner="x"), *(Deposited(amount=i) for i in range(100))])
+    async with Daemon(store, [Balances()], create=True) as daemon:
+        await daemon.run_until_caught_up()
+        assert await balances(database) == await folded(store)
+
+        running = asyncio.create_task(daemon.run())
+        await store.append("account-1", Deposited(amount=10**6))
+        async with asyncio.timeout(10):
+            while await balances(database) != await folded(store):
+                await asyncio.sleep(0.01)
+        daemon.stop()
+        await asyncio.wait_for(running, 10)
+
+    (status,) = await followers(store)
+    assert (status.follower, status.behind, status.owner) == ("Balances", 0, None)
+
+
+async def test_events_of_other_types_move_the_checkpoint(store):
+    """A follower with nothing to do counts as there."""
+    await store.append("a-1", [Renamed(name=str(n)) for n in range(10)])
+    async with Daemon(store, [Balances()], create=True) as daemon:
+        await daemon.run_until_caught_up()
+        await daemon.run_until_caught_up()
+
+    assert [(s.position, s.behind) for s in await followers(store)] == [(10, 0)]
+
+
+async def test_categories_limit_what_a_projection_sees(store, database):
+    """Only streams of its categories."""
+
+    class Some(Balances):
+        categories = ("account",)
+
+    await store.append("account-1", Deposited(amount=1))
+    await store.append("other-1", Deposited(amount=1))
+    async with Daemon(store, [Some()], create=True) as daemon:
+        await daemon.run_until_caught_up()
+
+    assert list(await balances(database)) == ["account-1"]
+
+
+async def test_a_missing_table_prints_its_ddl(store):
+    """Unless create=True."""
+    async with Daemon(store, [Balances()]) as daemon:
+        with pytest.raises(TableMissing, match=r"(?s)CREATE TABLE balances.*account_id TEXT NOT NULL"):
+            await daemon.run_until_caught_up()
+
+
+async def test_a_failing_handler_names_its_event_and_writes_nothing(store, database):
+    """The batch is rolled back; corrected, the projection goes on from its checkpoint."""
+    await store.append("account-1", [Deposited(amount=n) for n in range(5)])
+
+    class Broken(Balances):
+        name = "Balances"
+        broken = True
+
+        @on("Renamed")
+        def renamed(self, event, recorded, rows):
+            if self.broken:
+                raise ValueError("no such name")
+
+    async with Daemon(store, [Broken()], create=True) as daemon:
+        await daemon.run_until_caught_up()
+        await store.append("account-1", [Deposited(amount=100), Renamed(name="x"), Deposited(amount=100)])
+        with pytest.raises(HandlerFailed, match=r"position 7 \(version 7 of stream 'account-1'\).*no such name") as caught:
+            await daemon.run_until_caught_up()
+        assert (caught.value.follower, caught.value.type) == ("Balances", "Renamed")
+        assert await balances(database) == {"account-1": (10, 5)}
+        Broken.broken = False
+        await daemon.run_until_caught_up()
+
+    assert await balances(database) == await folded(store)
+
+
+async def test_a_row_that_set_expects_and_a_returned_value_are_errors(store):
+    """A silent no-op would hide a bug."""
+
+    class Sets(Projection):
+        table = projection_child.balances
+
+        @on(Deposited)
+        def deposited(self, event, recorded, rows):
+            rows.set(account_id=recorded.stream_id, balance=1)
+
+    class Returns(Projection):
+        @on(Deposited)
+        async def deposited(self, event, recorded, tx):
+            return 7
+
+    await store.append("account-1", Deposited(amount=1))
+    async with Daemon(store, [Sets()], create=True) as daemon:
+        with pytest.raises(RowMissing, match="account-1"):
+            await daemon.run_until_caught_up()
+    async with Daemon(store, [Returns()]) as daemon:
+        with pytest.raises(HandlerFailed, match="returned 7"):
+            await daemon.run_until_caught_up()
+
+
+async def test_handlers_of_both_kinds_see_each_others_work_in_order(store, database):
+    """Rows collected so far are written before SQL of its own runs."""
+
+    class Mixed(Balances):
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            await tx.execute("update balances set owner = owner || $2 where account_id = $1", recorded.stream_id, event.name)
+
+    await store.append("account-1", [Opened(owner="Ada"), Renamed(name="!"), Deposited(amount=1), Renamed(name="?")])
+    async with Daemon(store, [Mixed()], create=True) as daemon:
+        await daemon.run_until_caught_up()
+
+    assert [tuple(r) for r in await ask(database, "select owner, balance from balances")] == [("Ada!?", 1)]
+
+
+def test_malformed_projections_are_refused_at_start():
+    """Signatures, types, names and tables are checked before anything runs."""
+    store = EventStore("postgresql://nobody@127.0.0.1:1/none")
+
+    class NoHandler(Projection):
+        pass
+
+    class WrongNames(Projection):
+        table = projection_child.balances
+
+        @on(Opened)
+        def opened(self, recorded, event, rows): ...
+
+    class AsyncRows(Projection):
+        table = projection_child.balances
+
+        @on(Opened)
+        async def opened(self, event, recorded, rows): ...
+
+    class NoTable(Projection):
+        @on(Opened)
+        def opened(self, event, recorded, rows): ...
+
+    class Twice(Applied):
+        @on(Opened)
+        async def again(self, event, recorded, tx): ...
+
+    class Keyless(Projection):
+        table = sa.Table("keyless", sa.MetaData(), sa.Column("a", sa.Integer))
+
+        @on(Opened)
+        def opened(self, event, recorded, rows): ...
+
+    for followers_ in ([NoHandler()], [WrongNames()], [AsyncRows()], [NoTable()], [Twice()], [Keyless()], []):
+        with pytest.raises(InvalidProjection):
+            Daemon(store, followers_)
+    with pytest.raises(InvalidProjection, match="share the name"):
+        Daemon(store, [Balances(), Balances()])
+
+    class Stranger(Projection):
+        @on(dict)
+        async def what(self, event, recorded, tx): ...
+
+    with pytest.raises(errors.UnknownEventType):
+        Daemon(store, [Stranger()])
+
+
+async def test_a_second_daemon_waits_and_takes_over_when_the_first_stops(store, database):
+    """One runs, the other looks on; a clean stop hands over within a moment, and nothing is applied twice."""
+    async with Daemon(store, [Balances()], create=True, name="first") as first:
+        one = asyncio.create_task(first.run())
+        await store.append("account-1", Deposited(amount=1))
+        async with asyncio.timeout(10):
+            while not first.applied:
+                await asyncio.sleep(0.01)
+        async with Daemon(store, [Balances()], name="second") as second:
+            two = asyncio.create_task(second.run())
+            await asyncio.sleep(0.3)
+            assert second.applied == 0
+            first.stop()
+            await one
+            await first._release()
+            await store.append("account-1", Deposited(amount=1))
+            async with asyncio.timeout(10):
+                while not second.applied:
+                    await asyncio.sleep(0.01)
+            second.stop()
+            await two
+
+    assert await balances(database) == {"account-1": (2, 2)}
+
+
+async def test_a_stale_owner_writes_nothing(store, database):
+    """Two daemons both believe to own the follower: the epoch lets only the later one's batches through."""
+    from uuid import uuid4
+
+    async with Schedule(database):
+        old, new = [await spi.connect(store, name, {}) for name in ("old", "new")]
+        mine, other = uuid4(), uuid4()
+        await old.run(checkpoints.heartbeat(mine, "old", 30))
+        async with old.transaction():
+            held = await old.run(checkpoints.acquire("F", 0, mine))
+        await new.run(checkpoints.heartbeat(other, "new", 30))
+        async with new.transaction():
+            assert await new.run(checkpoints.acquire("F", 0, other)) is None
+        await old.run(checkpoints.heartbeat(mine, "old", -1))  # its time is over, and nobody told it
+        await new.raw.execute("update eventstore.leases set pid = 0")  # and it cannot be terminated
+        async with new.transaction():
+            taken = await new.run(checkpoints.acquire("F", 0, other))
+        assert taken.epoch == held.epoch + 1
+
+        with pytest.raises(checkpoints.LeaseLost):
+            async with old.transaction():
+                await old.run(checkpoints.lock("F", 0, held))
+        with pytest.raises(checkpoints.LeaseLost):
+            async with old.transaction():
+                await old.run(checkpoints.save("F", 0, held, 99))
+        async with new.transaction():
+            await new.run(checkpoints.lock("F", 0, taken))
+            assert (await new.run(checkpoints.save("F", 0, taken, 5))).position == 5
+        await old.close()
+        await new.close()
+
+
+async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database):
+    """A stopped process inside a batch would block its successor for ever."""
+    from uuid import uuid4
+
+    old, new = [await spi.connect(store, name, {"lock_timeout": "3s"}) for name in ("old", "new")]
+    mine, other = uuid4(), uuid4()
+    await new.run(checkpoints.heartbeat(mine, "old", 30))
+    async with old.transaction():
+        held = await old.run(checkpoints.acquire("F", 0, mine))
+    with pytest.raises(errors.ConnectionLost):
+        async with old.transaction():
+            await old.run(checkpoints.lock("F", 0, held))
+            await new.run(checkpoints.heartbeat(mine, "old", -1))
+            async with new.transaction():
+                assert await new.run(checkpoints.acquire("F", 0, other)) is not None
+            await old.run(checkpoints.save("F", 0, held, 99))
+    assert await new.run(checkpoints.stands_at("F", 0)) == 0
+    await old.close()
+    await new.close()
+
+
+async def test_a_lost_connection_is_made_again_and_nothing_is_applied_twice(store, database):
+    """Terminate the batches' connection again and again while it works."""
+    await ask(database, "create table applied (event_id uuid primary key, times int)")
+    for n in range(300):
+        await store.append(f"account-{n % 7}", [Deposited(amount=i) for i in range(20)])
+    async with Daemon(store, [Balances(), Applied()], create=True) as daemon:
+        running = asyncio.create_task(daemon.run_until_caught_up())
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            await ask(
+                database,
+                "select pg_terminate_backend(pid, 1000) from pg_stat_activity"
+                " where application_name like '%projection%' and datname = current_database()",
+            )
+        await asyncio.wait_for(running, 60)
+
+    assert await balances(database) == await folded(store)
+    assert [tuple(r) for r in await ask(database, "select count(*), max(times) from applied")] == [(6000, 1)]
+
+
+async def test_a_database_error_of_a_handler_is_the_handlers(store):
+    """A constraint that it violates is not tried again for ever."""
+
+    class Clumsy(Projection):
+        @on(Deposited)
+        async def deposited(self, event, recorded, tx):
+            await tx.execute("select 1 / 0")
+
+    await store.append("a-1", Deposited(amount=1))
+    async with Daemon(store, [Clumsy()]) as daemon:
+        with pytest.raises(HandlerFailed, match="division by zero"):
+            await daemon.run_until_caught_up()
+
+
+async def test_a_stored_event_that_does_not_validate_stops_the_projection(store):
+    """With its place, and nothing skipped."""
+    await store.append("a-1", UnknownEvent("Deposited", {"amount": "x"}))
+    async with Daemon(store, [Balances()], create=True) as daemon:
+        with pytest.raises(errors.EventCorrupt, match="position 1"):
+            await daemon.run_until_caught_up()
+
+
+@pytest.mark.soak
+async def test_twenty_kills_at_random_moments_leave_exactly_the_fold(database, request):
+    """SIGKILL to the daemon's process while events keep coming; at the end every event has taken effect once."""
+    chance = random.Random(f"{request.config.getoption('randomly_seed', 0)}")
+    await ask(database, "create table applied (event_id uuid primary key, times int)")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, str(Path(__file__).parent / "projection_child.py"), database, "1"]
+    progress = []
+    async with EventStore(database) as store:
+        writing = True
+
+        async def write():
+            n = 0
+            while writing:
+                n += 1
+                events = [Deposited(amount=chance.randrange(100)) for _ in range(chance.choice((1, 5, 40)))]
+                await store.append(f"account-{n % 11}", [Opened(owner="x"), *events] if n <= 11 else events)
+                await asyncio.sleep(0.004)
+
+        writer = asyncio.create_task(write())
+        for _ in range(20):
+            child = await asyncio.to_thread(
+                subprocess.Popen, command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            await asyncio.to_thread(child.stdout.readline)
+            await asyncio.sleep(chance.uniform(0.0, 1.2))
+            child.send_signal(signal.SIGKILL)
+            child.stdout.close()
+            await asyncio.to_thread(child.wait)
+            progress.append(max((s.position for s in await followers(store)), default=0))
+        writing = False
+        await writer
+        async with Daemon(store, [Balances(), Applied()], create=True) as daemon:
+            await asyncio.wait_for(daemon.run_until_caught_up(), 60)
+
+        assert len(set(progress)) > 5, f"the kills came before any work: {progress}"
+        assert await balances(database) == await folded(store)
+        head = await store.head()
+        assert [tuple(r) for r in await ask(database, "select count(*), max(times) from applied")] == [(head, 1)]
