@@ -6,7 +6,9 @@ from typing import Any
 
 from ._drivers import urls
 from ._drivers.asyncpg import AsyncpgConnection, translated
+from ._drivers.sqlstates import UniqueRace
 from ._operations.statement import Operation, Row, Statement, load_sql
+from .errors import ConnectionLost, Transient
 from .feed import Subscription
 from .feed.frontier import Settled
 from .store import EventStore
@@ -21,7 +23,7 @@ __all__ = [
     "settled",
     "sqlalchemy_url",
     "subscribe_by_name",
-    "translated",
+    "transient",
     "type_name",
 ]
 
@@ -29,6 +31,14 @@ __all__ = [
 async def connect(store: EventStore, purpose: str, settings: dict[str, str]) -> AsyncpgConnection:
     """Open a connection beside the store's budget; the caller closes it."""
     return await store._driver.connect(purpose, settings)
+
+
+def transient(connection: AsyncpgConnection, error: Exception) -> Transient | None:
+    """Return what a further try may cure, of an exception that a user's SQL met on `connection`; None: it is the user's."""
+    if connection.closed or type(error).__name__ == "InternalClientError":
+        return ConnectionLost(f"the connection failed: {error}")
+    known = translated(error) if hasattr(error, "sqlstate") else None
+    return known if isinstance(known, Transient) and not isinstance(known, UniqueRace) else None
 
 
 def type_name(store: EventStore, type_: type | str) -> str:

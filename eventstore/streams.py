@@ -74,8 +74,8 @@ class StreamId(str):
             )
         return str.__new__(cls, check_name(f"{category}-{id}", "a stream id"))
 
-    def __getnewargs__(self) -> tuple[str, str]:
-        return (self.category, self.id)
+    def __reduce__(self) -> tuple[type[StreamId], tuple[str, str]]:
+        return (StreamId, (self.category, self.id))
 
     @property
     def category(self) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as AsyncpgDialect  # noqa: N812 - it is a class
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from eventstore.spi import AsyncpgConnection, Statement
 
@@ -55,7 +55,7 @@ class _Fold:
     fresh: bool = False
     must_exist: int = 0
     changes: dict[str, tuple[bool, Value]] = field(default_factory=dict)
-    absent: dict[str, tuple[bool, Value]] | None | Literal[False] = None
+    absent: dict[str, tuple[bool, Value]] | Literal[False] | None = None
 
     def assign(self, columns: dict[str, Value]) -> None:
         for name, value in columns.items():
@@ -349,7 +349,7 @@ class TableWriter:
 
     def ddl(self) -> str:
         """Return the table's DDL."""
-        parts = [CreateTable(self.table), *(CreateIndex(index) for index in self.table.indexes)]
+        parts: list[DDLElement] = [CreateTable(self.table), *(CreateIndex(index) for index in self.table.indexes)]
         return ";\n".join(str(part.compile(dialect=_DIALECT)).strip() for part in parts) + ";"
 
 
@@ -385,7 +385,7 @@ def _column(column: sa.Column[Any]) -> _Column:  # of any type
     is_array = isinstance(impl, (ARRAY, sa.ARRAY))
     writable = column.computed is None and not (column.identity is not None and column.identity.always)
     default = column.default.arg if column.default is not None and column.default.is_scalar else None  # type: ignore[attr-defined]
-    server_default = _DIALECT.ddl_compiler(_DIALECT, None).get_column_default_string(column)
+    server_default = _DIALECT.ddl_compiler(_DIALECT, CreateTable(column.table)).get_column_default_string(column)
     if is_array:
         return _Column(column.name, cast, "text", _array_literal(bind), writable, default, server_default)
     return _Column(column.name, cast, cast, bind, writable, default, server_default)

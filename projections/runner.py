@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from eventstore import Batch, EventStore, Recorded
-from eventstore.errors import EventStoreError, LockTimeout, Transient
-from eventstore.spi import AsyncpgConnection, connect, subscribe_by_name, translated, type_name
+from eventstore.errors import LockTimeout, Transient
+from eventstore.spi import AsyncpgConnection, connect, subscribe_by_name, transient, type_name
 
 from ._operations import checkpoints
 from ._operations.checkpoints import Held
@@ -205,19 +205,12 @@ class ProjectionRun:
         except Transient:
             raise
         except Exception as error:
-            known = self._transient(error)
+            known = transient(connection, error)
             if known is not None:
                 raise known from error
             raise self._failed(recorded, f"{type(error).__name__}: {error}") from error
         if returned is not None:
             raise self._failed(recorded, f"its handler returned {returned!r:.80}; handlers return None")
-
-    def _transient(self, error: Exception) -> EventStoreError | None:
-        """Something of the driver's that a further try may cure; None: it is the handler's own."""
-        if not hasattr(error, "sqlstate") and not isinstance(error, OSError):
-            return None
-        known = translated(error)
-        return known if isinstance(known, Transient) and type(known).__name__ != "UniqueRace" else None
 
     def _failed(self, recorded: Recorded[Any], why: str) -> HandlerFailed:
         return HandlerFailed(self.name, recorded.position, recorded.stream_id, recorded.version, recorded.type, why)

@@ -397,7 +397,8 @@ async def test_an_idle_store_sends_no_statement(database, schedule):
     async with EventStore(database, application_name="idle") as store:
         await store.append("a-1", Wanted())
         await asyncio.sleep(2.5)
-        sql = "select max(state_change) from pg_stat_activity where application_name like 'idle %' and datname = current_database()"
+        ours = "application_name like 'idle %' and datname = current_database()"
+        sql = f"select max(state_change) from pg_stat_activity where {ours}"
         before = (await watcher.do("look", sql))[0][0]
         await asyncio.sleep(1.0)
         assert (await watcher.do("look", sql))[0][0] == before

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import projection_child
 import pytest
 import sqlalchemy as sa
+from projection_child import Applied, Balances, Deposited, Opened
 
-import projection_child
 from eventstore import Event, EventStore, UnknownEvent, errors, spi
 from eventstore.testing import Schedule
-from projection_child import Applied, Balances, Deposited, Opened
 from projections import (
     Daemon,
     HandlerFailed,

@@ -28,6 +28,9 @@ __all__ = ["READER_SETTINGS", "AsyncpgConnection", "AsyncpgDriver", "Budget", "K
 T = TypeVar("T")
 Kind = Literal["append", "transaction", "read"]
 
+DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""All that asyncpg raises. InternalClientError is what a statement meets that is sent while the server hangs up."""
+
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
 SMALLEST_BUDGET: Final = 4
@@ -97,7 +100,7 @@ class AsyncpgConnection:
         """
         try:
             rows: Sequence[Row] = await self.raw.fetch(self._text(statement.sql), *statement.args)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except DRIVER_ERRORS as error:
             raise translated(error) from error
         return rows
 
@@ -109,7 +112,7 @@ class AsyncpgConnection:
         """
         try:
             status: str = await self.raw.execute(self._text(statement.sql), *statement.args)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except DRIVER_ERRORS as error:
             raise translated(error) from error
         return int(status.rpartition(" ")[2] or 0) if status[-1:].isdigit() else 0
 
@@ -140,17 +143,17 @@ class AsyncpgConnection:
         try:
             transaction = self.raw.transaction()
             await transaction.start()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise translated(error) from error
         try:
             yield
         except BaseException:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with contextlib.suppress(*DRIVER_ERRORS):
                 await asyncio.shield(transaction.rollback())
             raise
         try:
             await transaction.commit()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise translated(error) from error
 
     @property
@@ -162,7 +165,7 @@ class AsyncpgConnection:
         """Close politely, or by force if that takes long."""
         try:
             await self.raw.close(timeout=CLOSE_SECONDS)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except DRIVER_ERRORS:
             self.raw.terminate()
 
     def _text(self, sql: str) -> str:
@@ -230,7 +233,7 @@ class AsyncpgDriver:
         pool = self._pools[kind]
         try:
             raw = await pool.acquire()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except DRIVER_ERRORS as error:
             raise translated(error) from error
         try:
             yield AsyncpgConnection(raw, self._schema)
@@ -252,7 +255,7 @@ class AsyncpgDriver:
             if self._user_pool is not None:
                 return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
             raw = await asyncpg.connect(**self._connect_arguments(purpose, settings))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, ValueError) as error:
             raise self._cannot_connect(error) from error
         self._reached = True
         return AsyncpgConnection(raw, self._schema)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -157,7 +157,7 @@ class Subscription(Generic[E]):
             for recorded in batch.events:
                 yield recorded
 
-    async def batches(self) -> AsyncIterator[Batch[E]]:
+    async def batches(self) -> AsyncGenerator[Batch[E], None]:
         """Yield batches; also empty ones, which say how far the log was looked through.
 
         Raises:

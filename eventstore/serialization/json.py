@@ -254,6 +254,7 @@ def _refuse_lossy_subclass(type_: EventType, cls: type, nested: set[type]) -> No
 
 
 def _subclasses(cls: type) -> Iterator[type]:
+    sub: type
     for sub in type.__subclasses__(cls):
         yield sub
         yield from _subclasses(sub)
