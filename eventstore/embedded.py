@@ -143,7 +143,7 @@ def start(
             return known
         if not temporary:
             home.mkdir(parents=True, exist_ok=True)
-        lock = open(home / "lock", "a+b")  # noqa: SIM115 - handed to the supervisor
+        lock = open(home / "lock", "a+b")
         try:
             server = _start_or_join(home, lock, account, temporary, port, major, durable)
         except BaseException:

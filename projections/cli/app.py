@@ -1,0 +1,95 @@
+"""The commands of ``projections``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from eventstore import EventStore
+from eventstore.cli.console import (
+    JsonOption,
+    SchemaOption,
+    UrlOption,
+    address,
+    no_traceback,
+    print_json,
+    print_table,
+    run,
+    say,
+)
+
+from ..status import FollowerStatus, followers
+from .loading import load, make_daemon
+
+__all__ = ["app", "run_app"]
+
+app = typer.Typer(
+    name="projections",
+    help="Run followers of an event store, and see how far they are.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command("run")
+def run_(
+    target: Annotated[
+        str, typer.Argument(help="module:attribute: a Projection, a list of them, or a function of the store")
+    ],
+    create: Annotated[bool, typer.Option("--create", help="make tables that are missing")] = False,
+    until_caught_up: Annotated[bool, typer.Option("--until-caught-up", help="stop at the log's end")] = False,
+    url: UrlOption = "",
+    schema: SchemaOption = "eventstore",
+) -> None:
+    """Run projections until Ctrl-C or SIGTERM; the batches under way are finished first."""
+
+    async def work() -> None:
+        found = load(target)
+        async with (
+            EventStore(address(url), schema=schema, application_name="projections") as store,
+            make_daemon(found, target, store, create=create) as daemon,
+        ):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, daemon.stop)
+            say(f"running {target}; Ctrl-C stops it" if not until_caught_up else f"catching up {target}")
+            await (daemon.run_until_caught_up() if until_caught_up else daemon.run())
+            say(f"{daemon.applied} events took effect")
+
+    run(work())
+
+
+@app.command("status")
+def status(url: UrlOption = "", schema: SchemaOption = "eventstore", as_json: JsonOption = False) -> None:
+    """Show every follower that has ever run: how far it is, and who runs it."""
+
+    async def work() -> list[FollowerStatus]:
+        async with EventStore(address(url), schema=schema, events=[], application_name="projections-cli") as store:
+            return await followers(store)
+
+    found = run(work())
+    if as_json:
+        for one in found:
+            print_json({name: getattr(one, name) for name in one.__slots__} | {"state": _state(one)})
+        return
+    rows = [
+        (f.follower, f.shard, f.position, f.behind, _state(f), f.daemon, f.updated_at.isoformat(" ", "seconds"))
+        for f in found
+    ]
+    print_table("", ("follower", "shard", "position", "behind", "state", "daemon", "last moved"), rows)
+
+
+def _state(follower: FollowerStatus) -> str:
+    if follower.owner is None:
+        return "stopped"
+    return "running" if follower.alive else "lost"
+
+
+def run_app() -> None:
+    """Run the command line."""
+    with no_traceback():
+        app()

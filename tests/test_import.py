@@ -1,0 +1,199 @@
+"""Import: every line once, whatever happens on the way."""
+
+import asyncio
+import io
+import json
+import uuid
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventstore import EventStore, errors
+from eventstore.bulk import BadLine, CsvMapping, ImportLine, import_lines, read_csv, read_json_lines
+
+pytestmark = pytest.mark.server
+
+
+def lines(*documents):
+    return io.BytesIO("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode())
+
+
+def stop(bad):
+    raise errors.InvalidArgument(f"line {bad.number}: {bad.reason}")
+
+
+async def run(store, file, source="test", **how):
+    return await import_lines(store, read_json_lines(file, source), on_bad=how.pop("on_bad", stop), **how)
+
+
+async def stored(store):
+    return [r async for r in store.read_all(settle=5)]
+
+
+def many(count, streams=7):
+    return [{"stream_id": f"s-{n % streams}", "type": "T", "data": {"n": n}} for n in range(count)]
+
+
+async def test_lines_become_events_in_their_order(store):
+    """With everything that a line may carry."""
+    given_id, cause = str(uuid.uuid4()), str(uuid.uuid4())
+    full = {
+        "stream_id": "a-1",
+        "type": "Moved",
+        "data": {"x": 1.5, "ü": None},
+        "event_id": given_id,
+        "occurred_at": "2020-02-29T12:00:00+01:00",
+        "correlation_id": "c",
+        "causation_id": cause,
+        "metadata": {"actor": "ada"},
+        "schema_version": 3,
+    }
+    result = await run(store, lines(full, *many(2500)))
+
+    first, *rest = await stored(store)
+    assert (result.read, result.added, result.present) == (2501, 2501, 0)
+    assert (str(first.event_id), str(first.causation_id), first.correlation_id) == (given_id, cause, "c")
+    assert (first.data.data, first.schema_version, first.metadata["actor"]) == (full["data"], 3, "ada")
+    assert first.occurred_at.isoformat() == "2020-02-29T11:00:00+00:00"
+    assert [r.data.data["n"] for r in rest] == list(range(2500))
+
+
+async def test_importing_twice_adds_nothing_and_a_longer_file_adds_the_rest(store):
+    """Derived ids come from source, ordinal and content."""
+    await run(store, lines(*many(1500)))
+    again = await run(store, lines(*many(1500)))
+    longer = await run(store, lines(*many(1700)))
+    elsewhere = await run(store, lines(*many(3)), source="other")
+
+    assert (again.added, again.present) == (0, 1500)
+    assert (longer.added, longer.present) == (200, 1500)
+    assert elsewhere.added == 3
+    assert len(await stored(store)) == 1703
+
+
+async def test_two_imports_at_once_and_other_writers_add_every_line_once(database):
+    """Both look before they append, at exactly the version that they looked at."""
+    async with EventStore(database) as one, EventStore(database) as two:
+
+        async def disturb():
+            from eventstore import UnknownEvent
+
+            for n in range(40):
+                await two.append(f"s-{n % 7}", UnknownEvent("Other", {}))
+
+        first, second, _ = await asyncio.gather(run(one, lines(*many(3000))), run(two, lines(*many(3000))), disturb())
+
+        imported = [r.data.data["n"] for r in await stored(one) if r.type == "T"]
+        assert sorted(imported) == list(range(3000))
+        assert first.added + second.added == 3000
+        assert first.added + first.present == second.added + second.present == 3000
+        for stream in range(7):
+            own = [r.data.data["n"] async for r in one.read_stream(f"s-{stream}") if r.type == "T"]
+            assert own == sorted(own)
+
+
+async def test_a_cut_connection_loses_and_doubles_nothing(database):
+    """The ids in the log tell what was committed."""
+    async with EventStore(database, application_name="cut") as store, EventStore(database) as other:
+        running = asyncio.create_task(run(store, lines(*many(6000))))
+        while not running.done():
+            async with other.transaction() as tx:
+                await tx.connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'cut %'"
+                    " and datname = current_database()"
+                )
+            await asyncio.sleep(0.05)
+        result = await running
+        assert result.added + result.present == 6000
+        assert sorted(r.data.data["n"] for r in await stored(other)) == list(range(6000))
+
+
+BAD = {
+    "not json": "{nope",
+    "a list": "[1]",
+    "no data": '{"stream_id": "a", "type": "T"}',
+    "unknown field": '{"stream_id": "a", "type": "T", "data": {}, "stream": 1}',
+    "bad id": '{"stream_id": "a", "type": "T", "data": {}, "event_id": "7"}',
+    "bad time": '{"stream_id": "a", "type": "T", "data": {}, "occurred_at": "yesterday"}',
+    "naive time": '{"stream_id": "a", "type": "T", "data": {}, "occurred_at": "2020-01-01T00:00:00"}',
+    "NUL": '{"stream_id": "a", "type": "T", "data": {"x": "\\u0000"}}',
+    "too precise": '{"stream_id": "a", "type": "T", "data": {"x": 0.1234567890123456789}}',
+    "surrogate": '{"stream_id": "a", "type": "T", "data": {"x": "\\ud800"}}',
+    "bad stream": '{"stream_id": "", "type": "T", "data": {}}',
+    "bad metadata": '{"stream_id": "a", "type": "T", "data": {}, "metadata": 7}',
+    "too large": '{"stream_id": "a", "type": "T", "data": {"x": "' + "y" * 2**20 + '"}}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_a_bad_line_is_named_and_what_came_before_is_kept(store, bad):
+    """Stop: everything before it is committed, nothing behind it. Skip: everything but it."""
+    good = [json.dumps(d) for d in many(1205)]
+    text = "\n".join([*good[:1203], BAD[bad], *good[1203:]]) + "\n"
+
+    with pytest.raises(errors.InvalidArgument, match="line 1204: "):
+        await run(store, io.BytesIO(text.encode()))
+    assert len(await stored(store)) == 1203
+
+    rejected = []
+    result = await run(store, io.BytesIO(text.encode()), on_bad=rejected.append)
+    assert (result.added, result.present, result.rejected) == (1, 1203, 1) or (result.added, result.present) == (2, 1203)
+    assert [(b.number, b.raw) for b in rejected] == [(1204, BAD[bad])]
+    assert sorted(r.data.data["n"] for r in await stored(store)) == list(range(1205))
+
+
+async def test_bytes_that_are_no_utf8_are_a_bad_line(store):
+    """Not mangled into question marks."""
+    rejected = []
+    await run(store, io.BytesIO(b'{"stream_id": "a", "type": "T", "data": {"x": "\xff"}}\n'), on_bad=rejected.append)
+
+    assert "UTF-8" in rejected[0].reason
+    assert await stored(store) == []
+
+
+async def test_csv_rows_become_events_by_templates(store):
+    """Columns whose names hold colons; quoted line breaks; ragged rows are bad lines with their number."""
+    text = (
+        "\ufeffcase:name,time:stamp,concept:name,note\r\n"
+        'c 1,2011-10-11 13:45:40.276000+02:00,Start,"two\r\nlines"\r\n'
+        "c 2,2011-10-11 13:45:41+02:00,Start\r\n"
+        "c 1,,Stop,\r\n"
+        "c 3,2011-10-11 13:45:41,Start,naive\r\n"
+    )
+    mapping = CsvMapping("case-{case:name}", "{concept:name}", "{time:stamp}")
+    parsed = list(read_csv(io.BytesIO(text.encode()), "f", mapping))
+
+    assert [(p.number, type(p)) for p in parsed] == [(2, ImportLine), (4, BadLine), (5, ImportLine), (6, BadLine)]
+    assert parsed[0].stream_id == "case-c 1"
+    assert parsed[0].event.event.type == "Start"
+    assert parsed[0].event.event.data == {
+        "case:name": "c 1",
+        "time:stamp": "2011-10-11 13:45:40.276000+02:00",
+        "concept:name": "Start",
+        "note": "two\r\nlines",
+    }
+    assert parsed[0].raw == 'c 1,2011-10-11 13:45:40.276000+02:00,Start,"two\r\nlines"'
+    assert parsed[0].event.occurred_at.isoformat() == "2011-10-11T13:45:40.276000+02:00"
+    assert parsed[2].event.occurred_at is None
+    assert "columns" in parsed[1].reason
+    assert "offset" in parsed[3].reason
+    result = await import_lines(store, parsed, on_bad=lambda bad: None)
+    assert (result.added, result.rejected) == (2, 2)
+
+
+def test_a_csv_file_without_the_mapped_columns_is_refused():
+    """The message names what is there."""
+    for text, why in ((b"", "empty"), (b"a,b\n", "'c'")):
+        with pytest.raises(errors.InvalidArgument, match=why):
+            list(read_csv(io.BytesIO(text), "f", CsvMapping("{c}", "{a}")))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=40), max_size=6))
+def test_any_bytes_are_parsed_or_named(chunks):
+    """Never an exception, never a line lost."""
+    data = b"\n".join(chunks)
+    parsed = list(read_json_lines(io.BytesIO(data), "x"))
+    wanted = [n for n, line in enumerate(data.split(b"\n"), 1) if line.decode("utf-8", "replace").strip()]
+    assert [p.number for p in parsed] == wanted
