@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ VERSION: Final = 1
 """The schema version that this release of the library works with: the number of the newest revision."""
 
 DEFAULT_SCHEMA: Final = "eventstore"
+
+_one_at_a_time = threading.Lock()
+"""Alembic's `context` and `op` are one a process; databases are kept apart by an advisory lock, threads by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,8 @@ def to_sql(*, schema: str = DEFAULT_SCHEMA, since: int = 0, to: int = VERSION) -
     _check_target(to)
     config = _config(check_schema_name(schema))
     config.output_buffer = io.StringIO()
-    command.upgrade(config, f"{since:04d}:{to:04d}" if since else f"{to:04d}", sql=True)
+    with _one_at_a_time:
+        command.upgrade(config, f"{since:04d}:{to:04d}" if since else f"{to:04d}", sql=True)
     return config.output_buffer.getvalue()
 
 
@@ -215,7 +220,7 @@ def _run(url: object, schema: str, action: Callable[[Config], None]) -> SchemaSt
     dsn = urls.to_libpq(url)
     engine = sa.create_engine(urls.to_sqlalchemy(dsn), poolclass=sa.NullPool)
     try:
-        with engine.connect() as connection:
+        with _one_at_a_time, engine.connect() as connection:
             config.attributes["connection"] = connection
             action(config)
             return SchemaStatus(schema, _current(connection, schema))
