@@ -12,8 +12,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
 from conftest import drop_database, new_database, on_database, run_sql
+
 from eventstore import Event, EventStore, errors, schema
 
 pytestmark = pytest.mark.server
@@ -112,7 +112,9 @@ def test_a_schema_of_another_name_is_the_same_but_for_its_name(empty_database):
     schema.migrate(empty_database, schema="other_1")
     ours, others = str(catalog(empty_database)), str(catalog(empty_database, "other_1"))
 
-    assert others.replace('"other_1"', "eventstore").replace("other_1", "eventstore") == ours.replace('"eventstore"', "eventstore")
+    assert others.replace('"other_1"', "eventstore").replace("other_1", "eventstore") == ours.replace(
+        '"eventstore"', "eventstore"
+    )
 
 
 async def test_a_store_works_in_a_schema_of_another_name(empty_database):
@@ -187,7 +189,7 @@ def test_an_outdated_schema_is_told_from_a_missing_one():
 
 
 def test_plain_alembic_works_at_the_root(empty_database):
-    """alembic upgrade head, current, downgrade, and --sql."""
+    """Alembic upgrade head, current, downgrade, and --sql."""
 
     def alembic(*args):
         command = [sys.executable, "-m", "alembic", *args]
@@ -269,12 +271,16 @@ def test_it_lives_beside_a_users_own_alembic(empty_database, tmp_path):
 
 
 FORBIDDEN = {
-    "eventstore_read": ["insert into {e} (stream_id, version, type, event_id, data) values ('a', 1, 'T', gen_random_uuid(), '{{}}')"],
+    "eventstore_read": [
+        "insert into {e} (stream_id, version, type, event_id, data) values ('a', 1, 'T', gen_random_uuid(), '{{}}')"
+    ],
     "eventstore_append": [
         "insert into {c} (follower) values ('f')",
         "update eventstore.safe_mark set log_epoch = gen_random_uuid()",
     ],
-    "eventstore_follow": ["insert into {e} (stream_id, version, type, event_id, data) values ('a', 1, 'T', gen_random_uuid(), '{{}}')"],
+    "eventstore_follow": [
+        "insert into {e} (stream_id, version, type, event_id, data) values ('a', 1, 'T', gen_random_uuid(), '{{}}')"
+    ],
 }
 FOR_ALL = ["update {e} set type = 'x'", "delete from {e}", "truncate {e}", "drop table {e}", "alter table {e} add x int",
            "delete from eventstore.time_marks", "alter table {e} disable trigger all"]  # fmt: skip
@@ -329,7 +335,8 @@ async def test_least_privileged_users_do_their_work_through_the_library(database
 def test_a_user_that_may_not_migrate_gets_one_line(database, server):
     """Not a traceback of SQLAlchemy's."""
     run_sql(
-        database, "do $$ begin create role pges_nobody login; exception when duplicate_object or unique_violation then null; end $$"
+        database,
+        "do $$ begin create role pges_nobody login; exception when duplicate_object or unique_violation then null; end $$",
     )
     url = database.replace("postgres@", "pges_nobody@", 1).replace("postgres:", "pges_nobody:", 1)
     with pytest.raises(errors.PermissionDenied, match="may not migrate"):
@@ -371,5 +378,3 @@ def test_primary_keys_begin_with_the_tenant_where_there_is_one(database):
              and (select a.attname from pg_attribute a where a.attrelid = c.oid and a.attnum = i.indkey[0]) <> 'tenant_id'""",
     )
     assert keys is None
-
-
