@@ -155,8 +155,8 @@ async def test_a_writer_between_the_two_statements_is_not_in_the_mark(schedule):
     assert stepper.result.position == position - 1
 
 
-async def test_a_prepared_transaction_is_waited_for_under_its_new_name(store, schedule):
-    """PREPARE makes the holder vanish and reappear without a pid, while the reader waits for it."""
+async def test_a_prepared_transaction_is_waited_for_under_its_name(store, schedule):
+    """PREPARE leaves a holder without a process, while the reader waits for it, and before another begins to."""
     if not int((await (await schedule.session("ask")).do("ask", "show max_prepared_transactions"))[0][0]):
         pytest.skip("the server has max_prepared_transactions = 0")
     writer, quick = await schedule.session("writer"), await schedule.session("quick")
@@ -171,6 +171,9 @@ async def test_a_prepared_transaction_is_waited_for_under_its_new_name(store, sc
         await schedule.blocks(step)
         await schedule.blocks(step)
         assert reader.seen == []
+        late = store.read_all(settle=0.1)
+        assert [r async for r in late] == []
+        assert late.settled is False
     finally:
         await quick.do("commit prepared", f"commit prepared '{gid}'")
 

@@ -8,11 +8,11 @@ Argument (docs/ordering.md has it at length). A writer takes ROW EXCLUSIVE on `e
    in H: it drew before step 1 ended, hence held the lock since before, and holds it still.
 3. When all of H have ended, every position <= L is decided. Transactions that came later drew positions > L.
 
-A transaction that is prepared (PREPARE TRANSACTION) while we wait vanishes from the list under its virtual id and
-reappears under another, without a pid: so prepared holders that turn up while we wait are waited for too. That may wait
-for one that does not matter; it never passes one that does.
+A transaction that is prepared (PREPARE TRANSACTION) while we wait keeps its virtual id but loses its pid (since PostgreSQL
+14.1), so it stays in H; its lock is held without a process until COMMIT PREPARED.
 
-If the connection dies meanwhile, nothing is known: virtual ids are used again after a restart. Start again at 1.
+If the connection dies meanwhile, nothing is known: virtual ids are used again after a restart, and a prepared transaction
+has another then. Start again at 1.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def open_round() -> Operation[tuple[Mark, set[str]]]:
 
 
 def holders_left(holders: set[str]) -> Operation[set[str]]:
-    """Step 3, once: return which of `holders` have not ended yet, prepared newcomers included."""
+    """Step 3, once: return which of `holders` have not ended yet."""
     rows: Sequence[Row] = yield Statement(_HOLDERS)
-    return {virtual_id for virtual_id, prepared in rows if virtual_id in holders or prepared}
+    return holders & {row[0] for row in rows}
 
 
 def settle() -> Operation[Mark]:

@@ -406,10 +406,9 @@ class Frontier:
             return
         everybody = set().union(*(r.holders for r in self._rounds))
         left = await connection.run(marks.holders_left(everybody))
-        newcomers = left - everybody  # prepared transactions: under which name they held before is not known
         rounds, self._rounds = self._rounds, []
         for round_ in rounds:
-            round_.holders = (round_.holders & left) | newcomers
+            round_.holders = round_.holders & left
             if round_.holders:
                 self._rounds.append(round_)
             else:

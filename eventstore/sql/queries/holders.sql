@@ -1,7 +1,7 @@
 -- Who may still commit a row: the transactions that hold ROW EXCLUSIVE on events or a partition of it. Step 2 of the
 -- settled mark: a later statement than last_given. pg_locks is no snapshot: it shows this moment.
--- A prepared transaction has no pid and reappears under another virtual id than it had before PREPARE.
-select l.virtualtransaction, l.pid is null
+-- A prepared transaction keeps its virtual id and has no pid, hence IS DISTINCT FROM.
+select l.virtualtransaction
 from pg_catalog.pg_locks l
 where l.locktype = 'relation' and l.granted and l.mode = 'RowExclusiveLock'
   and l.relation in (select relid from pg_catalog.pg_partition_tree('"eventstore".events'::regclass)
