@@ -288,7 +288,7 @@ async def import_lines(
     lines: Iterable[ImportLine | BadLine],
     *,
     on_bad: Callable[[BadLine], None],
-    on_progress: Callable[[ImportResult], None] = lambda result: None,
+    on_progress: Callable[[ImportResult], None] | None = None,
 ) -> ImportResult:
     """Import lines; see the module's docstring for what is guaranteed.
 
@@ -319,9 +319,11 @@ async def import_lines(
         if len(pending) == BATCH:
             await importer.append(pending)
             pending = []
-            on_progress(importer.result)
+            if on_progress is not None:
+                on_progress(importer.result)
     await importer.append(pending)
-    on_progress(importer.result)
+    if on_progress is not None:
+        on_progress(importer.result)
     return importer.result
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from eventstore import EventStore, embedded, schema
+from eventstore import EventStore, embedded, events, schema
 
 SERVER = pytest.StashKey[str]()
 EMBEDDED = pytest.StashKey[object]()
@@ -80,6 +80,15 @@ def run_sql(dsn, sql, *args):
 
 def on_database(dsn, name):
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(autouse=True)
+def only_this_modules_events(request, monkeypatch):
+    """Test modules define events of the same names; a store sees those of its own module, as in one application."""
+    mine = {request.module.__name__}
+    if hasattr(request.module, "projection_child"):
+        mine.add("projection_child")
+    monkeypatch.setattr(events, "_seen", {key: cls for key, cls in events._seen.items() if key[0] in mine})
 
 
 @pytest.fixture(scope="session")
