@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import random
 import uuid
 
 import pytest
@@ -103,7 +104,7 @@ async def test_a_cut_connection_loses_and_doubles_nothing(database):
                     "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'cut %'"
                     " and datname = current_database()"
                 )
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(random.uniform(0.05, 0.4))
         result = await running
         assert result.added + result.present == 6000
         assert sorted(r.data.data["n"] for r in await stored(other)) == list(range(6000))

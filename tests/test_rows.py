@@ -186,7 +186,7 @@ wide = sa.Table(
     sa.Column("numbers", pg.ARRAY(sa.Integer)),
     sa.Column("words", pg.ARRAY(sa.Text)),
     sa.Column("short", sa.String(20)),
-    sa.Column("double", sa.Integer, sa.Computed("number * 2")),
+    sa.Column("double", sa.Integer, sa.Computed("number * 2", persisted=True)),
     sa.Column("select", sa.Text),
     sa.Index("ix odd", "select"),
 )
