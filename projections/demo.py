@@ -35,7 +35,7 @@ from .projection import Projection, on
 __all__ = ["demo"]
 
 DEFAULT_URL: Final = "embedded:./.eventstore/demo"
-ORDERS: Final = 4500
+ORDERS: Final = 3200
 WORKERS: Final = 24
 PRODUCTS: Final = (("Espresso machine", 48900), ("Grinder", 17900), ("Beans 1 kg", 2450), ("Cup", 890), ("Descaler", 1290))
 COUNTRIES: Final = ("NL", "DE", "FR", "ES", "IT", "PL")
@@ -63,9 +63,14 @@ class OrderPlaced(Event):
     """A customer ordered something."""
 
     country: str
+    total_cents: int
+
+
+class ItemReserved(Event):
+    """The warehouse put it aside."""
+
     product: str
     quantity: int
-    total_cents: int
 
 
 class PaymentReceived(Event):
@@ -170,10 +175,10 @@ def demo(
 def _order(chance: random.Random) -> list[list[Event]]:
     """One order's life: what is appended, append by append."""
     country = chance.choice(COUNTRIES)
-    product, price = chance.choice(PRODUCTS)
-    quantity = chance.choice((1, 1, 1, 2, 3))
-    total = price * quantity
-    steps: list[list[Event]] = [[OrderPlaced(country=country, product=product, quantity=quantity, total_cents=total)]]
+    items = [(*chance.choice(PRODUCTS), chance.choice((1, 1, 1, 2, 3))) for _ in range(chance.choice((1, 1, 2, 3, 4)))]
+    total = sum(price * quantity for _, price, quantity in items)
+    steps: list[list[Event]] = [[OrderPlaced(country=country, total_cents=total)]]
+    steps[0] += [ItemReserved(product=product, quantity=quantity) for product, _, quantity in items]
     if chance.random() < 0.08:
         steps.append([PaymentFailed(reason="card declined"), OrderCancelled(country=country, reason="not paid")])
         return steps
@@ -185,7 +190,7 @@ def _order(chance: random.Random) -> list[list[Event]]:
         ]
         return steps
     steps.append(
-        [OrderPacked(boxes=1 + quantity // 3), OrderShipped(country=country, carrier=chance.choice(("DHL", "UPS")))]
+        [OrderPacked(boxes=1 + len(items) // 3), OrderShipped(country=country, carrier=chance.choice(("DHL", "UPS")))]
     )
     steps.append([OrderDelivered(signed_by=chance.choice(("customer", "neighbour")))])
     if chance.random() < 0.04:
@@ -389,7 +394,16 @@ async def _longest_of(store: EventStore, file: Path, mapping: CsvMapping | None)
 
 @asynccontextmanager
 async def _opened(url: str, events: list[type] | None) -> AsyncIterator[EventStore]:
-    chosen = [OrderPlaced, PaymentReceived, PaymentFailed, OrderPacked, OrderShipped, OrderDelivered, OrderCancelled]
+    chosen = [
+        OrderPlaced,
+        ItemReserved,
+        PaymentReceived,
+        PaymentFailed,
+        OrderPacked,
+        OrderShipped,
+        OrderDelivered,
+        OrderCancelled,
+    ]
     events = [*chosen, PaymentRefunded] if events is None else events
     say("starting a private PostgreSQL" if url.startswith("embedded:") else "connecting")
     async with EventStore(address(url), events=events, migrate=True, application_name="eventstore-demo") as store:

@@ -23,7 +23,7 @@ class Noted(Event):
 
 
 def start(*args, url=None, cwd=None, command="eventstore", **options):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENTSTORE_")} | (
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENTSTORE_") or k == "EVENTSTORE_CACHE_DIR"} | (
         {"EVENTSTORE_URL": url} if url else {}
     )
     return subprocess.Popen(

@@ -26,7 +26,7 @@ def snippets():
 @pytest.mark.parametrize(("name", "block"), list(snippets()))
 def test_snippets_run_as_they_stand(name, block, tmp_path):
     """Each in a process and a folder of its own; what it prints is what its last comment says."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENTSTORE_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENTSTORE_") or k == "EVENTSTORE_CACHE_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
