@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -144,6 +145,43 @@ def test_an_import_that_is_killed_is_finished_by_running_it_again(database, tmp_
 
     events = [json.loads(line)["data"]["n"] for line in cli("read", "--json", url=database).splitlines()]
     assert sorted(events) == list(range(20_000))
+
+
+def test_progress_is_shown_to_a_terminal_and_to_nobody_else(database, tmp_path):
+    """On standard error, so that output can be piped."""
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps({"stream_id": "a-1", "type": "T", "data": {"n": n}}) + "\n" for n in range(3000)))
+    assert "importing" not in cli("import", str(file), url=database)
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", RUN["eventstore"], "import", str(file), "--source", "again", "--url", database]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += (block := os.read(ours, 4096))
+        except OSError:
+            break
+        if not block:
+            break
+    os.close(ours)
+    assert "3000 events added" in process.communicate(timeout=30)[0]
+    assert b"importing" in shown
+    assert b"%" in shown
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(database, tmp_path):
+    """Eventstore read | head."""
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps({"stream_id": "a-1", "type": "T", "data": {"n": n}}) + "\n" for n in range(5000)))
+    cli("import", str(file), url=database)
+    with start("read", "--json", url=database) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        process.wait(30)
+    assert (process.returncode, said) == (0, "")
 
 
 MODULE = """

@@ -317,6 +317,32 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_applied_twice(stor
     assert [tuple(r) for r in await ask(database, "select count(*), max(times) from applied")] == [(6000, 1)]
 
 
+async def test_a_stop_lets_the_batch_under_way_finish(store, database):
+    """What a handler has begun takes effect; the next daemon does not do it again."""
+    await ask(database, "create table applied (event_id uuid primary key, times int)")
+    begun = asyncio.Event()
+
+    class Slow(Applied):
+        name = "Applied"
+
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            begun.set()
+            await asyncio.sleep(0.5)
+            await tx.execute("insert into applied values ($1, 1)", recorded.event_id)
+
+    await store.append("a-1", [Renamed(name="x"), Deposited(amount=1)])
+    async with Daemon(store, [Slow()]) as daemon:
+        running = asyncio.create_task(daemon.run())
+        await begun.wait()
+        daemon.stop()
+        await asyncio.wait_for(running, 10)
+    assert await ask(database, "select count(*) from applied") == [(2,)]
+    async with Daemon(store, [Slow()]) as daemon:
+        await daemon.run_until_caught_up()
+        assert daemon.applied == 0
+
+
 async def test_a_database_error_of_a_handler_is_the_handlers(store):
     """A constraint that it violates is not tried again for ever."""
 

@@ -19,6 +19,7 @@ from eventstore import (
     StreamId,
     UnknownEvent,
     VersionConflict,
+    embedded,
     errors,
 )
 from eventstore.testing import Schedule
@@ -398,6 +399,20 @@ async def test_an_address_where_nothing_is_gives_one_clear_line(server, change, 
     with pytest.raises(error) as caught:
         await EventStore(url).open()
     assert "\n" not in str(caught.value)
+
+
+async def test_a_wrong_password_gives_one_clear_line(tmp_path):
+    """Without repeating it."""
+    server = await asyncio.to_thread(lambda: embedded.start(tmp_path, port=0, durable=False))
+    try:
+        password = server.dsn.split(":")[2].split("@")[0]
+        with pytest.raises(errors.AuthenticationFailed, match="check user and password") as caught:
+            await EventStore(server.dsn.replace(password, "wrong-one")).open()
+        assert "wrong-one" not in str(caught.value)
+        async with EventStore(server.dsn, migrate=True) as store:
+            await store.append("a-1", Deposited(amount=1))
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "", 7, "postgresql://h:port/x"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -116,6 +117,9 @@ def no_traceback() -> Iterator[None]:
         yield
     except EventStoreError as error:
         fail(str(error), next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    except BrokenPipeError:  # `eventstore read | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (OSError, UnicodeError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
