@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._drivers import urls
-from ._drivers.asyncpg import AsyncpgConnection, translated
+from ._drivers.asyncpg import STATEMENT_SECONDS, AsyncpgConnection, translated
 from ._drivers.sqlstates import UniqueRace
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
@@ -28,9 +28,11 @@ __all__ = [
 ]
 
 
-async def connect(store: EventStore, purpose: str, settings: dict[str, str]) -> AsyncpgConnection:
-    """Open a connection beside the store's budget; the caller closes it."""
-    return await store._driver.connect(purpose, settings)
+async def connect(
+    store: EventStore, purpose: str, settings: dict[str, str], *, statement_seconds: float | None = STATEMENT_SECONDS
+) -> AsyncpgConnection:
+    """Open a connection beside the store's budget; the caller closes it. Arguments as for `AsyncpgDriver.connect`."""
+    return await store._driver.connect(purpose, settings, statement_seconds=statement_seconds)
 
 
 def transient(connection: AsyncpgConnection, error: Exception) -> Transient | None:

@@ -147,7 +147,9 @@ class ProjectionRun:
 
     async def _take(self) -> AsyncpgConnection:
         """Wait for the lease; return the connection that batches run on."""
-        connection = self._connection = await connect(self.store, f"projection {self.name}"[:50], CONNECTION_SETTINGS)
+        purpose = f"projection {self.name}"[:50]
+        connection = await connect(self.store, purpose, CONNECTION_SETTINGS, statement_seconds=None)
+        self._connection = connection
         if self._writer is not None:
             await self._writer.check(connection)
         while True:

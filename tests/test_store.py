@@ -22,6 +22,7 @@ from eventstore import (
     embedded,
     errors,
 )
+from eventstore._drivers import asyncpg as driver
 from eventstore.testing import Schedule
 
 pytestmark = pytest.mark.server
@@ -479,6 +480,34 @@ async def _wait_for_lock(session, name):
             return
         await asyncio.sleep(0.01)
     raise AssertionError("nobody waits")
+
+
+async def test_an_append_that_close_overtakes_is_told_as_it_ended(database):
+    """close() waits for it; committed is never reported as failed, and what is refused was not written."""
+    for _ in range(5):
+        store = await EventStore(database).open()
+        stream = f"a-{uuid.uuid4()}"
+        appends = [asyncio.create_task(store.append(f"{stream}-{n}", Deposited(amount=n))) for n in range(20)]
+        await asyncio.sleep(0.005)
+        await store.close()
+        outcomes = await asyncio.gather(*appends, return_exceptions=True)
+        async with EventStore(database) as other:
+            for n, outcome in enumerate(outcomes):
+                written = await other.stream_version(f"{stream}-{n}")
+                if isinstance(outcome, Exception):
+                    assert isinstance(outcome, (errors.StoreClosed, errors.AppendUnknown, errors.ConnectionLost)), outcome
+                    assert not written or isinstance(outcome, errors.AppendUnknown)
+                else:
+                    assert written == outcome.version == 1
+
+
+async def test_waiting_for_a_free_connection_ends(database, monkeypatch):
+    """A fourth transaction beside three that are held gets an error, not silence."""
+    monkeypatch.setattr(driver, "ACQUIRE_SECONDS", 0.2)
+    async with EventStore(database) as store, store.transaction(), store.transaction(), store.transaction():
+        with pytest.raises(errors.Retryable, match="max_connections"):
+            async with store.transaction():
+                pass
 
 
 async def test_reading_holds_no_connection_between_batches(database):

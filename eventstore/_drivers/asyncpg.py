@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 import asyncpg
 
 from .._operations.statement import Operation, Pause, Row, Statement
-from ..errors import CannotConnect, ConnectionLost, EventStoreError, InvalidArgument, StoreClosed
+from ..errors import CannotConnect, ConnectionLost, EventStoreError, InvalidArgument, Retryable, StoreClosed
 from . import urls
 from .sqlstates import from_sqlstate
 
@@ -33,6 +33,12 @@ DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.I
 
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
+ACQUIRE_SECONDS: Final = 30.0
+"""How long to wait for a free connection of the budget."""
+
+STATEMENT_SECONDS: Final = 60.0
+"""How long a statement of ours may take: none takes a hundredth of it, but a network may swallow the answer."""
+
 SMALLEST_BUDGET: Final = 4
 
 _COMMON: Final = {
@@ -202,6 +208,7 @@ class AsyncpgDriver:
         for kind in ("append", "transaction", "read"):
             self._pools[kind] = self._user_pool or await asyncpg.create_pool(
                 **self._connect_arguments(kind, _SETTINGS[kind]),
+                command_timeout=None if kind == "transaction" else STATEMENT_SECONDS,
                 min_size=0,
                 max_size=getattr(self._budget, kind),
                 max_inactive_connection_lifetime=300,
@@ -232,7 +239,13 @@ class AsyncpgDriver:
             raise StoreClosed("the store is not open: use `async with EventStore(...) as store`, or `await store.open()`")
         pool = self._pools[kind]
         try:
-            raw = await pool.acquire()
+            raw = await pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError as error:
+            raise Retryable(
+                f"no connection for {kind}s was free within {ACQUIRE_SECONDS:.0f} s (the budget has "
+                f"{getattr(self._budget, kind)}); hold fewer at once, or raise max_connections",
+                "53300",
+            ) from error
         except DRIVER_ERRORS as error:
             raise translated(error) from error
         try:
@@ -245,8 +258,15 @@ class AsyncpgDriver:
         async with self.acquire(kind) as connection:
             return await connection.run(operation)
 
-    async def connect(self, purpose: str, settings: dict[str, str]) -> AsyncpgConnection:
+    async def connect(
+        self, purpose: str, settings: dict[str, str], *, statement_seconds: float | None = STATEMENT_SECONDS
+    ) -> AsyncpgConnection:
         """Open a connection outside of the pools; the caller closes it. From a user's pool it is one of the pool's.
+
+        Args:
+            purpose: what pg_stat_activity shows.
+            settings: of the session.
+            statement_seconds: how long one statement may take; None: as long as it likes.
 
         Raises:
             EventStoreError: it could not be made.
@@ -254,7 +274,8 @@ class AsyncpgDriver:
         try:
             if self._user_pool is not None:
                 return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
-            raw = await asyncpg.connect(**self._connect_arguments(purpose, settings))
+            arguments = self._connect_arguments(purpose, settings)
+            raw = await asyncpg.connect(**arguments, command_timeout=statement_seconds)
         except (*DRIVER_ERRORS, ValueError) as error:
             raise self._cannot_connect(error) from error
         self._reached = True

@@ -218,13 +218,25 @@ class Frontier:
             raise self._trouble or SettleTimeout(f"no mark could be begun within {OPEN_SECONDS} s") from self._trouble
 
     async def decided(self) -> Reached:
-        """Return how far the log is decided as far as known, without waiting for anybody."""
-        return await self.beyond(-1)
+        """Return how far the log is decided as far as known, without waiting for any writer.
+
+        Raises:
+            ConnectionLost, SettleTimeout: the log could not be looked at in time.
+        """
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await self.beyond(-1)
+        except TimeoutError:
+            raise self._trouble or SettleTimeout(f"the log was not looked at within {OPEN_SECONDS} s") from self._trouble
 
     def touch(self) -> None:
-        """Hint: this process has appended. Readers look at once, and a mark is published within about a second."""
-        self._publishing.due = True
-        self._call()
+        """Hint: this process has appended. Readers look at once, and a mark is published within about a second.
+
+        Never raises: an append that outlived `close` is committed all the same.
+        """
+        if not self._closed:
+            self._publishing.due = True
+            self._call()
 
     def wake(self) -> None:
         """Hint: somebody has appended. Readers look at once."""

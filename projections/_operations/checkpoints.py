@@ -48,6 +48,7 @@ _READ_CHECKPOINT: Final = _sql("read_checkpoint")
 _HEARTBEAT: Final = _sql("heartbeat")
 _BEGIN_LEASE: Final = _sql("begin_lease")
 _LOCK_LEASE: Final = _sql("lock_lease")
+_READ_LEASE: Final = _sql("read_lease")
 _END_BACKEND: Final = _sql("end_backend")
 _TAKE_LEASE: Final = _sql("take_lease")
 _BUMP_EPOCH: Final = _sql("bump_epoch")
@@ -87,7 +88,13 @@ class FollowerStatus:
 
 
 def acquire(follower: str, shard: int, owner: UUID) -> _Operation[Held | None]:
-    """Take a follower if nobody alive has it; None otherwise. Run it in one transaction, on the batches' connection."""
+    """Take a follower if nobody alive has it; None otherwise. Run it in one transaction, on the batches' connection.
+
+    Where somebody alive has it, this is one look-up and writes nothing: waiting costs no more.
+    """
+    rows = yield Statement(_READ_LEASE, (follower, shard))
+    if rows and rows[0][0] != owner and rows[0][1]:
+        return None
     yield Statement(_BEGIN_CHECKPOINT, (follower, shard))
     yield Statement(_BEGIN_LEASE, (follower, shard, owner))
     rows = yield Statement(_LOCK_LEASE, (follower, shard))
