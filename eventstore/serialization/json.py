@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -31,9 +32,9 @@ from pydantic_core import PydanticSerializationError
 from ..errors import InvalidEvent
 from ..streams import check_name
 
-__all__ = ["EncodedEvent", "EventType", "decode_metadata", "encode_json", "parse_exact_json"]
+__all__ = ["NO_METADATA", "EncodedEvent", "EventType", "decode_metadata", "encode_json", "parse_exact_json"]
 
-_NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 _SECRETS: Final = (SecretStr, SecretBytes, Secret)
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -81,6 +82,11 @@ class EventType:
 class Codec:
     """Encodes and decodes one registered type. Building one checks that the class can round-trip.
 
+    Attributes:
+        type: what it is for.
+        decode: returns the event that a document holds, or raises pydantic's ValidationError. Reading calls it for
+            every event, so it is the validator itself.
+
     Raises:
         InvalidEvent: the class has a field that would be lost, or is neither a pydantic model nor a dataclass.
     """
@@ -97,7 +103,7 @@ class Codec:
                 f"types pydantic understands ({error})"
             ) from error
         self._to_json = adapter.serializer.to_json
-        self._from_json = adapter.validator.validate_json
+        self.decode: Callable[[str], Any] = partial(adapter.validator.validate_json, by_alias=True, by_name=True)
         self._verify_always = verify_always
         self._verified = False
         self._hides_nan = _check_schema(type_, adapter.core_schema)
@@ -116,14 +122,6 @@ class Codec:
         if self._verify_always or not self._verified or (self._hides_nan and b"null" in raw):
             self._verify(event, raw)
         return EncodedEvent(self.type.name, self.type.schema_version, raw.decode())
-
-    def decode(self, document: str) -> Any:
-        """Return the event that `document` holds.
-
-        Raises:
-            pydantic.ValidationError: it does not validate.
-        """
-        return self._from_json(document, by_alias=True, by_name=True)
 
     def _verify(self, event: object, raw: bytes) -> None:
         try:
@@ -212,7 +210,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def decode_metadata(document: str) -> Mapping[str, Any]:
     """Return stored metadata as a mapping that cannot be changed."""
-    return _NO_METADATA if document == "{}" else MappingProxyType(json.loads(document))
+    return NO_METADATA if document == "{}" else MappingProxyType(json.loads(document))
 
 
 def _check_schema(type_: EventType, schema: Any) -> bool:

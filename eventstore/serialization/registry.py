@@ -7,7 +7,7 @@ field that could not round-trip. A stored type name is never imported by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -71,15 +71,24 @@ class Registry:
             UnknownEventType: nobody claims `name` and the registry was told to refuse that.
             AmbiguousEventType: several classes claim `name`.
         """
-        codec = self._by_name.get(name) or self._codec_named(name)
-        if codec is None:
+        decoder = self.decoder(name)
+        if decoder is None:
             return UnknownEvent(name, json.loads(document), schema_version, document)
         try:
-            return codec.decode(document)
+            return decoder(document)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             raise EventCorrupt(stream_id, version, position, name, field, first["msg"]) from error
+
+    def decoder(self, name: str) -> Callable[[str], Any] | None:
+        """Return what decodes documents of a type, raising pydantic's ValidationError; None: nobody knows the type.
+
+        Raises:
+            UnknownEventType, AmbiguousEventType: as `decode`.
+        """
+        codec = self._by_name.get(name) or self._codec_named(name)
+        return None if codec is None else codec.decode
 
     def name_of(self, type_: type | str) -> str:
         """Return the stored type name of a class; a string is a name already.
@@ -163,11 +172,12 @@ class _Refused(Codec):
     def __init__(self, type_: EventType, error: Invalid) -> None:
         self.type = type_
         self._error = error
+        self.decode = self._refuse
 
     def encode(self, event: object) -> EncodedEvent:
         raise self._error
 
-    def decode(self, document: str) -> Any:
+    def _refuse(self, document: str) -> Any:
         raise self._error
 
 
