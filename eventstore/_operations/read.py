@@ -6,6 +6,7 @@ bytes. JSON comes as text and goes straight into the model's validator.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +78,22 @@ class Filter:
 def decode(registry: Registry, rows: Sequence[Row]) -> list[Recorded[Any]]:
     """Return rows of a read statement as typed events.
 
+    The garbage collector is paused meanwhile: nothing that is made here can be garbage yet, and its full rounds over
+    everything else in the process took more time than decoding (170,000 events/s with it, 240,000 without).
+
     Raises:
         EventCorrupt, UnknownEventType, AmbiguousEventType: as the registry does.
     """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _decode(registry, rows)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _decode(registry: Registry, rows: Sequence[Row]) -> list[Recorded[Any]]:
     make = tuple.__new__  # what Recorded's own constructor does, without its Python frame: a third of the cost of a row
     decoders: dict[str, Callable[[str], Any] | None] = {}
     recorded = []
