@@ -18,15 +18,12 @@ data folder which that user cannot reach is kept below /var/lib/pg-eventstore, w
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,7 +35,7 @@ from types import TracebackType
 from typing import IO, Any, Final
 from urllib.parse import quote
 
-from . import _supervisor
+from . import _cluster, _supervisor
 from ._binaries import CACHE, Account, Binaries, find_binaries, reachable, unprivileged_account
 from .errors import EmbeddedUnavailable
 
@@ -186,7 +183,7 @@ def _start_or_join(
 def _running_elsewhere(home: Path) -> EmbeddedServer | None:
     try:
         said = json.loads((home / "server.json").read_text())
-        if said["pid"] != _pid_of(home / "cluster"):
+        if said["pid"] != _cluster.pid_of(home / "cluster"):
             return None  # of an earlier server
         return EmbeddedServer(said["dsn"], said["version"], said["source"], home, owned=False)
     except (OSError, ValueError, KeyError):
@@ -230,7 +227,7 @@ class _Launch:
             )
         if not kept.exists():
             self._initdb(binaries, cluster)
-        _stop_stray(cluster)
+        _cluster.stop_stray(cluster)
         sockets = self.home if self.temporary and len(str(self.home)) < LONGEST_SOCKET_FOLDER else self._sockets()
         settings, dsn = self._address(binaries, cluster, sockets, port)
         supervisor = self._supervise(binaries, cluster, sockets, settings)
@@ -263,7 +260,13 @@ class _Launch:
         command += ["--auth-local=trust", "--auth-host=scram-sha-256", "--no-instructions"]
         command += [] if self.durable and not self.temporary else ["--no-sync"]
         made = subprocess.run(
-            command, env=_environment(), cwd=staged, capture_output=True, text=True, check=False, **self._as_account()
+            command,
+            env=_cluster.environment(),
+            cwd=staged,
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._as_account(),
         )
         if made.returncode:
             raise EmbeddedUnavailable(f"initdb failed in {staged}: {(made.stderr or made.stdout).strip()[-2000:]}")
@@ -280,8 +283,8 @@ class _Launch:
         if port is None:
             return settings, f"postgresql://postgres@/postgres?host={quote(str(sockets), safe='/')}"
         password = secrets.token_urlsafe(24)
-        _set_password(binaries, cluster, password, self._as_account())
-        port = port or _free_port()
+        _cluster.set_password(binaries, cluster, password, self._as_account())
+        port = port or _cluster.free_port()
         settings |= {"listen_addresses": "127.0.0.1", "port": str(port)}
         return settings, f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
@@ -294,7 +297,7 @@ class _Launch:
         task = {
             "command": command,
             "cwd": str(cluster),
-            "env": _environment(),
+            "env": _cluster.environment(),
             "log": str(self.home / "server.log"),
             "uid": self.account.uid if self.account else None,
             "gid": self.account.gid if self.account else None,
@@ -337,70 +340,6 @@ class _Launch:
         staged = self.home / "server.json.new"
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            said = {"dsn": server.dsn, "version": server.version, "source": server.source, "pid": _pid_of(cluster)}
+            said = {"dsn": server.dsn, "version": server.version, "source": server.source, "pid": _cluster.pid_of(cluster)}
             json.dump(said, file)
         staged.rename(self.home / "server.json")
-
-
-def _environment() -> dict[str, str]:
-    """No PG* variables of the caller's, no locale of the caller's."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _set_password(binaries: Binaries, cluster: Path, password: str, as_account: dict[str, Any]) -> None:
-    """Set the password in single-user mode, before anybody can connect."""
-    done = subprocess.run(
-        [str(binaries.bindir / "postgres"), "--single", "-D", str(cluster), "postgres"],
-        input=f"alter role postgres password '{password}'\n",
-        env=_environment(),
-        cwd=cluster,
-        capture_output=True,
-        text=True,
-        check=False,
-        **as_account,
-    )
-    if done.returncode:
-        raise EmbeddedUnavailable(f"could not set the private server's password: {done.stderr.strip()[-500:]}")
-
-
-def _pid_of(cluster: Path) -> int | None:
-    """The process id in a cluster's pid file."""
-    try:
-        return int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
-    except (OSError, ValueError):
-        return None
-
-
-def _stop_stray(cluster: Path) -> None:
-    """Clear what a crash left. We hold the folder's lock, so no supervisor lives.
-
-    A postmaster that still runs on this folder (its supervisor was killed a moment ago, or the system is not Linux) is
-    stopped; a pid file whose process is gone, or is somebody else's, is removed, since PostgreSQL would refuse to
-    start beside it.
-    """
-    file = cluster / "postmaster.pid"
-    pid = _pid_of(cluster)
-    arguments = "" if pid is None else _arguments_of(pid)
-    if pid is not None and str(cluster) in arguments and "postgres" in arguments:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + START_SECONDS
-        while file.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-    file.unlink(missing_ok=True)
-
-
-def _arguments_of(pid: int) -> str:
-    """The command line of a process; empty where there is none."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        if Path("/proc/self").exists() or shutil.which("ps") is None:
-            return ""
-        return subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False).stdout

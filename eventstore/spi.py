@@ -10,7 +10,7 @@ from ._drivers.sqlstates import UniqueRace
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
 from .feed import Subscription
-from .feed.frontier import Settled
+from .feed.rounds import Settled
 from .store import EventStore
 
 __all__ = [

@@ -16,27 +16,19 @@ conflict. Values go through SQLAlchemy's bind processors, so that what a type do
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql.asyncpg import dialect as AsyncpgDialect  # noqa: N812 - it is a class
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from eventstore.spi import AsyncpgConnection, Statement
 
+from .columns import DIALECT, Value, describe, quote
 from .errors import InvalidProjection, RowMissing, TableMissing
 
 __all__ = ["Rows", "TableWriter", "create_tables"]
-
-_DIALECT: Final = AsyncpgDialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves dialects untyped
-_QUOTE: Final = _DIALECT.identifier_preparer.quote
-
-Value = Any
-"""What a user gives for a column: whatever its SQLAlchemy type takes."""
 
 
 @dataclass(slots=True)
@@ -138,18 +130,6 @@ class Rows:
         fold.alive, fold.changes, fold.absent = False, {}, None
 
 
-class _Column(NamedTuple):
-    """How one column's values reach the server."""
-
-    name: str
-    cast: str
-    array: str
-    bind: Callable[[Value], Value] | None
-    writable: bool
-    default: Value
-    server_default: str | None
-
-
 class _Shape(NamedTuple):
     """What is done to a row, without its values: rows of one shape share a WHEN clause.
 
@@ -175,8 +155,8 @@ class TableWriter:
         if not isinstance(table, sa.Table):
             raise InvalidProjection(f"`table` must be a sqlalchemy.Table, got {type(table).__name__}: {table!r:.80}")
         self.table = table
-        self.name = _DIALECT.identifier_preparer.format_table(table)
-        self._columns = {column.key: _column(column) for column in table.columns}
+        self.name = DIALECT.identifier_preparer.format_table(table)
+        self._columns = {column.key: describe(column) for column in table.columns}
         self._key = tuple(column.key for column in table.primary_key.columns)
         if not self._key:
             raise InvalidProjection(f"table {self.name} needs a primary key: it names the rows")
@@ -272,7 +252,7 @@ class TableWriter:
         return f"unnest({parameters}) with ordinality as s({names}, n)", args
 
     def _join(self) -> str:
-        pairs = (f"t.{_QUOTE(self._columns[name].name)} = s.k{i}" for i, name in enumerate(self._key))
+        pairs = (f"t.{quote(self._columns[name].name)} = s.k{i}" for i, name in enumerate(self._key))
         return " and ".join(pairs)
 
     def _delete(self, folds: dict[tuple[Value, ...], _Fold]) -> Statement:
@@ -305,7 +285,7 @@ class TableWriter:
         return values if bind is None else [None if value is None else bind(value) for value in values]
 
     def _clauses(self, shape: _Shape, number: int, value: dict[str, str]) -> Iterable[str]:
-        names = {key: _QUOTE(column.name) for key, column in self._columns.items()}
+        names = {key: quote(column.name) for key, column in self._columns.items()}
         if shape.delete:
             yield f"when matched and s.shape = {number} then delete"
         elif shape.update:
@@ -350,7 +330,7 @@ class TableWriter:
     def ddl(self) -> str:
         """Return the table's DDL."""
         parts: list[DDLElement] = [CreateTable(self.table), *(CreateIndex(index) for index in self.table.indexes)]
-        return ";\n".join(str(part.compile(dialect=_DIALECT)).strip() for part in parts) + ";"
+        return ";\n".join(str(part.compile(dialect=DIALECT)).strip() for part in parts) + ";"
 
 
 def create_tables(url: str, tables: Sequence[sa.Table]) -> None:
@@ -375,43 +355,3 @@ def _shape(fold: _Fold, defaults: dict[str, Value]) -> _Shape:
 
 def _names(shape: _Shape) -> set[str]:
     return {name for name, _ in (*(shape.update or ()), *(shape.insert or ()))}
-
-
-def _column(column: sa.Column[Any]) -> _Column:  # of any type
-    type_ = column.type.dialect_impl(_DIALECT)
-    cast = str(_DIALECT.type_compiler_instance.process(column.type))
-    bind = type_.bind_processor(_DIALECT)
-    impl = getattr(type_, "impl_instance", type_)
-    is_array = isinstance(impl, (ARRAY, sa.ARRAY))
-    writable = column.computed is None and not (column.identity is not None and column.identity.always)
-    default = column.default.arg if column.default is not None and column.default.is_scalar else None  # type: ignore[attr-defined]
-    server_default = _DIALECT.ddl_compiler(_DIALECT, CreateTable(column.table)).get_column_default_string(column)
-    if is_array:
-        return _Column(column.name, cast, "text", _array_literal(bind), writable, default, server_default)
-    return _Column(column.name, cast, cast, bind, writable, default, server_default)
-
-
-def _array_literal(bind: Callable[[Value], Value] | None) -> Callable[[Value], Value]:
-    """Arrays travel as text: `unnest` would take an array of arrays apart."""
-
-    def literal(value: Value) -> Value:
-        bound = value if bind is None else bind(value)
-        return None if bound is None else _literal(bound)
-
-    return literal
-
-
-def _literal(value: Value) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, (list, tuple)):
-        return "{" + ",".join(_literal(item) for item in value) + "}"
-    if isinstance(value, bool):
-        return "t" if value else "f"
-    if isinstance(value, bytes):
-        text = "\\x" + value.hex()
-    elif isinstance(value, (dict, set)):
-        text = json.dumps(value)
-    else:
-        text = str(value)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

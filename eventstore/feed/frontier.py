@@ -30,9 +30,8 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from .._drivers.asyncpg import AsyncpgConnection
 from .._operations import marks
@@ -48,8 +47,9 @@ from ..errors import (
     Transient,
 )
 from ..streams import Position
+from .rounds import Publishing, Reached, Request, Round, Settled, Waiter
 
-__all__ = ["Frontier", "Reached", "Settled"]
+__all__ = ["Frontier"]
 
 _log = logging.getLogger("eventstore.feed")
 
@@ -67,64 +67,6 @@ OPEN_SECONDS: Final = 15.0
 
 RECONNECT_SECONDS: Final = (0.05, 2.0)
 """First and longest pause before connecting again; jittered."""
-
-
-class Reached(NamedTuple):
-    """Everything up to `position` is decided; `generation` grows with every reconnect."""
-
-    position: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A mark made on request.
-
-    Attributes:
-        mark: everything up to its position is decided.
-        complete: whether that covers everything given out when it was asked for; else it ends before the first hole.
-    """
-
-    mark: Mark
-    complete: bool
-
-
-@dataclass(slots=True)
-class _Request:
-    """Somebody wants a mark that covers everything given out by now."""
-
-    opened: asyncio.Future[datetime]
-    done: asyncio.Future[Mark]
-
-
-@dataclass(slots=True)
-class _Round:
-    mark: Mark
-    holders: set[str]
-    requests: list[_Request]
-    publishes: bool
-    opened_at: float
-
-    @property
-    def wanted(self) -> bool:
-        return self.publishes or not self.requests or any(not r.done.done() for r in self.requests)
-
-
-@dataclass(slots=True)
-class _Waiter:
-    position: int
-    generation: int | None
-    future: asyncio.Future[Reached]
-
-
-@dataclass(slots=True)
-class _Publishing:
-    """What was published, when, and whether there may be more."""
-
-    position: int = 0
-    at: float = 0.0
-    due: bool = False
-    allowed: bool = True
 
 
 class Frontier:
@@ -150,10 +92,10 @@ class Frontier:
         self._identity: Identity | None = None
         self._decided = 0
         self._generation = 0
-        self._requests: list[_Request] = []
-        self._rounds: list[_Round] = []
-        self._waiters: list[_Waiter] = []
-        self._publishing = _Publishing()
+        self._requests: list[Request] = []
+        self._rounds: list[Round] = []
+        self._waiters: list[Waiter] = []
+        self._publishing = Publishing()
         self._hint = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._trouble: EventStoreError | None = None
@@ -177,7 +119,7 @@ class Frontier:
             LogReplaced: the connection now reaches another log.
             StoreClosed: the store was closed meanwhile.
         """
-        waiter = _Waiter(position, generation, asyncio.get_running_loop().create_future())
+        waiter = Waiter(position, generation, asyncio.get_running_loop().create_future())
         if self._generation and self._connection is not None:
             self._answer(waiter)
             if waiter.future.done():
@@ -197,7 +139,7 @@ class Frontier:
             SettleTimeout, ConnectionLost: the mark could not even be begun.
         """
         loop = asyncio.get_running_loop()
-        request = _Request(loop.create_future(), loop.create_future())
+        request = Request(loop.create_future(), loop.create_future())
         self._requests.append(request)
         self._call()
         try:
@@ -210,7 +152,7 @@ class Frontier:
             request.opened.cancel()
             request.done.cancel()
 
-    async def _opened(self, request: _Request) -> datetime:
+    async def _opened(self, request: Request) -> datetime:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await asyncio.shield(request.opened)
@@ -405,7 +347,7 @@ class Frontier:
             self._requests = requests + self._requests
             self._publishing.due |= publishes
             raise
-        opened = _Round(mark, holders, requests, publishes, asyncio.get_running_loop().time())
+        opened = Round(mark, holders, requests, publishes, asyncio.get_running_loop().time())
         self._pause = marks.FIRST_PAUSE
         if holders:
             self._rounds.append(opened)
@@ -426,7 +368,7 @@ class Frontier:
             else:
                 await self._complete(connection, round_)
 
-    async def _complete(self, connection: AsyncpgConnection, round_: _Round) -> None:
+    async def _complete(self, connection: AsyncpgConnection, round_: Round) -> None:
         self._decide(round_.mark.position)
         for request in round_.requests:
             if not request.opened.done():
@@ -472,7 +414,7 @@ class Frontier:
         for waiter in list(self._waiters):
             self._answer(waiter)
 
-    def _answer(self, waiter: _Waiter) -> None:
+    def _answer(self, waiter: Waiter) -> None:
         news = waiter.position < self._decided or waiter.generation not in (None, self._generation)
         if news and not waiter.future.done():
             waiter.future.set_result(Reached(self._decided, self._generation))

@@ -22,7 +22,8 @@ from .._operations.statement import Row
 from ..errors import InvalidArgument, LogRewound, Transient
 from ..events import Recorded
 from ..serialization import Registry
-from .frontier import Frontier, Reached
+from .frontier import Frontier
+from .rounds import Reached
 
 __all__ = ["Batch", "LogReader", "Subscription"]
 

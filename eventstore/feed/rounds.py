@@ -1,0 +1,75 @@
+"""What the frontier keeps track of: who waits, for what, and the rounds under way. See `frontier`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from .._operations.marks import Mark
+
+__all__ = ["Publishing", "Reached", "Request", "Round", "Settled", "Waiter"]
+
+
+class Reached(NamedTuple):
+    """Everything up to `position` is decided; `generation` grows with every reconnect."""
+
+    position: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A mark made on request.
+
+    Attributes:
+        mark: everything up to its position is decided.
+        complete: whether that covers everything given out when it was asked for; else it ends before the first hole.
+    """
+
+    mark: Mark
+    complete: bool
+
+
+@dataclass(slots=True)
+class Request:
+    """Somebody wants a mark that covers everything given out by now."""
+
+    opened: asyncio.Future[datetime]
+    done: asyncio.Future[Mark]
+
+
+@dataclass(slots=True)
+class Round:
+    """A mark that will hold once its holders have ended."""
+
+    mark: Mark
+    holders: set[str]
+    requests: list[Request]
+    publishes: bool
+    opened_at: float
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        return self.publishes or not self.requests or any(not r.done.done() for r in self.requests)
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A reader that waits for positions behind its own."""
+
+    position: int
+    generation: int | None
+    future: asyncio.Future[Reached]
+
+
+@dataclass(slots=True)
+class Publishing:
+    """What was published, when, and whether there may be more."""
+
+    position: int = 0
+    at: float = 0.0
+    due: bool = False
+    allowed: bool = True
