@@ -22,10 +22,12 @@ A caller decides by the second level; the leaves carry typed fields::
      |   +- TimeInFuture              as of a time that the database's clock has not reached
      |   +- EmbeddedUnavailable       no PostgreSQL binaries found, or the private server did not start
      |   +- DatabaseRefused           any other complaint of the server, with its SQLSTATE
+     |       +- UniqueViolation       a unique constraint; the store itself tries again where that is a lost race
      +- Corrupt                       page someone: what is stored contradicts itself
          +- EventCorrupt              a stored event does not validate
          +- LogRewound                the log ends below a position that was already seen, or holds another event there
          +- LogReplaced               the connection now reaches another log than before
+         +- SequenceBehind            positions are given out again that are taken
 
 Messages say what was expected, what was found and what to do. All errors can be pickled. Errors of the
 driver never leak; they are chained as ``__cause__``.
@@ -60,11 +62,13 @@ __all__ = [
     "SchemaMissing",
     "SchemaOutdated",
     "SchemaTooNew",
+    "SequenceBehind",
     "ServerTooOld",
     "SettleTimeout",
     "StoreClosed",
     "TimeInFuture",
     "Transient",
+    "UniqueViolation",
     "UnknownEventType",
     "VersionConflict",
 ]
@@ -226,6 +230,14 @@ class DatabaseRefused(Invalid):
     def __init__(self, message: str, sqlstate: str) -> None:
         self.sqlstate = sqlstate
         super().__init__(message)
+
+
+class UniqueViolation(DatabaseRefused):
+    """A unique constraint was violated."""
+
+
+class SequenceBehind(Corrupt):
+    """The sequence of positions lies behind the log, as after a restore that left it out. Nothing was written."""
 
 
 class EventCorrupt(Corrupt):

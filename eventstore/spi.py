@@ -6,7 +6,6 @@ from typing import Any
 
 from ._drivers import urls
 from ._drivers.asyncpg import STATEMENT_SECONDS, AsyncpgConnection, translated
-from ._drivers.sqlstates import UniqueRace
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
 from .feed import Subscription
@@ -40,7 +39,7 @@ def transient(connection: AsyncpgConnection, error: Exception) -> Transient | No
     if connection.closed or type(error).__name__ == "InternalClientError":
         return ConnectionLost(f"the connection failed: {error}")
     known = translated(error) if hasattr(error, "sqlstate") else None
-    return known if isinstance(known, Transient) and not isinstance(known, UniqueRace) else None
+    return known if isinstance(known, Transient) else None
 
 
 def type_name(store: EventStore, type_: type | str) -> str:

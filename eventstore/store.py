@@ -17,14 +17,21 @@ from . import embedded, schema
 from ._binaries import OLDEST_MAJOR
 from ._drivers import urls
 from ._drivers.asyncpg import READER_SETTINGS, AsyncpgConnection, AsyncpgDriver, Budget
-from ._drivers.sqlstates import UniqueRace
 from ._operations import append as appends
 from ._operations import read
 from ._operations.append import Limits, PreparedAppend
 from ._operations.opening import check_versions
 from ._operations.read import BatchSize, Filter
 from .context import Context, use_context
-from .errors import AppendUnknown, ConnectionLost, InvalidArgument, LockTimeout, VersionConflict
+from .errors import (
+    AppendUnknown,
+    ConnectionLost,
+    InvalidArgument,
+    LockTimeout,
+    SequenceBehind,
+    UniqueViolation,
+    VersionConflict,
+)
 from .events import Appended, Recorded
 from .feed import Frontier, LogReader, Subscription
 from .serialization import EventType, Registry, Unknown
@@ -34,6 +41,9 @@ __all__ = ["EventStore", "Transaction"]
 
 RACES: Final = 100
 """How often an append that lost a race for a version is sent again; contenders queue, so one more is rarely needed."""
+
+WATCH_SECONDS: Final = 10.0
+"""How long a look at the log may take before its connection is given up: a network may swallow the answer."""
 
 _BEYOND_ALL: Final = 2**63 - 1
 
@@ -80,6 +90,7 @@ class EventStore:
         self._name = application_name
         self._poll_seconds = poll_seconds
         self._server: embedded.EmbeddedServer | None = None
+        self._is_open = False
         self._dsn = "" if self._embedded or self._pool is not None else urls.to_libpq(url)
         self._driver = AsyncpgDriver("", self._schema, self._budget, self._name)
         self._frontier = self._new_frontier()
@@ -92,7 +103,11 @@ class EventStore:
         Raises:
             CannotConnect, AuthenticationFailed, ServerTooOld, EmbeddedUnavailable: no server to work with.
             SchemaMissing, SchemaOutdated, SchemaTooNew: with the command that cures it.
+            InvalidArgument: it is open already, or the asyncpg pool is too small.
         """
+        if self._is_open:
+            raise InvalidArgument("the store is open already; make another EventStore for another event loop or use")
+        self._is_open = True
         try:
             if self._embedded:
                 folder = embedded.parse_embedded_url(str(self._url))
@@ -112,12 +127,19 @@ class EventStore:
         return self
 
     async def close(self) -> None:
-        """Close every connection; stop a private server that this store started. Safe to repeat."""
-        await self._frontier.close()
-        await self._driver.close()
-        server, self._server = self._server, None
-        if server is not None:
-            await asyncio.to_thread(server.stop)
+        """Close every connection; stop a private server that this store started. Safe to repeat.
+
+        New calls are refused; appends and reads under way are waited for, at most five seconds.
+        """
+        self._is_open = False
+        try:
+            await self._driver.drain()
+            await self._frontier.close()
+            await self._driver.close()
+        finally:
+            server, self._server = self._server, None
+            if server is not None:
+                await asyncio.to_thread(server.stop)
 
     async def __aenter__(self) -> EventStore:
         return await self.open()
@@ -168,11 +190,21 @@ class EventStore:
         """A transaction for appends to several streams, all or none; ``tx.connection`` is its asyncpg connection.
 
         Keep it short: followers wait for whoever has appended and not yet committed.
+
+        Raises:
+            AppendUnknown: the connection died at the commit; it may or may not have been committed.
         """
         async with self._driver.acquire("transaction") as connection:
-            async with connection.transaction():
-                transaction = Transaction(connection, self._registry, self._limits)
-                yield transaction
+            transaction = Transaction(connection, self._registry, self._limits)
+            committing = False
+            try:
+                async with connection.transaction():
+                    yield transaction
+                    committing = True
+            except ConnectionLost as error:
+                if committing and transaction.appended:
+                    raise AppendUnknown(*transaction.appended_ids, str(error)) from error
+                raise
             if transaction.appended:
                 self._frontier.touch()
 
@@ -280,7 +312,8 @@ class EventStore:
             async with self._driver.acquire("append") as connection:
                 try:
                     outcomes = await connection.run(operation)
-                except UniqueRace:
+                except UniqueViolation as error:
+                    refuse_reused_position(error)
                     continue
                 except ConnectionLost as error:
                     ids = tuple(event_id for one in group for event_id in one.event_ids)
@@ -299,7 +332,9 @@ class EventStore:
 
     def _new_frontier(self) -> Frontier:
         settings = {**READER_SETTINGS, "lock_timeout": "5s"}
-        return Frontier(lambda: self._driver.connect("marks", settings), poll_seconds=self._poll_seconds)
+        return Frontier(
+            lambda: self._driver.connect("marks", settings, statement_seconds=WATCH_SECONDS), poll_seconds=self._poll_seconds
+        )
 
     async def _check_server(self) -> None:
         """Make a first connection, so that a wrong address is said before anything else."""
@@ -312,17 +347,24 @@ class EventStore:
 
 
 class Transaction:
-    """Appends and reads inside one transaction. Made by `store.transaction()`.
-
-    Attributes:
-        appended: whether anything was appended through it.
-    """
+    """Appends and reads inside one transaction. Made by `store.transaction()`."""
 
     def __init__(self, connection: AsyncpgConnection, registry: Registry, limits: Limits) -> None:
         self._connection = connection
         self._registry = registry
         self._limits = limits
-        self.appended = False
+        self._done: list[PreparedAppend] = []
+
+    @property
+    def appended(self) -> bool:
+        """Whether anything was appended through it."""
+        return bool(self._done)
+
+    @property
+    def appended_ids(self) -> tuple[tuple[str, ...], tuple[UUID, ...]]:
+        """The streams and the ids of the events appended so far."""
+        ids = tuple(event_id for one in self._done for event_id in one.event_ids)
+        return tuple(one.stream_id for one in self._done), ids
 
     @property
     def connection(self) -> Any:  # asyncpg.Connection; named by its owner, the driver
@@ -336,11 +378,12 @@ class Transaction:
             try:
                 async with self._connection.transaction():
                     (outcome,) = await self._connection.run(appends.append([one], contended=attempt > 0))
-            except UniqueRace:
+            except UniqueViolation as error:
+                refuse_reused_position(error)
                 continue
             if isinstance(outcome, VersionConflict):
                 raise outcome
-            self.appended = True
+            self._done.append(one)
             return outcome
         raise LockTimeout(f"{RACES} attempts to append to {stream_id!r} each lost a race")
 
@@ -358,6 +401,20 @@ class Transaction:
 def prepared(store: EventStore, stream_id: str, events: object, expect: object) -> PreparedAppend:
     """Check and encode one append for `store`."""
     return appends.prepare(store._registry, stream_id, events, expect=expect, limits=store._limits)
+
+
+def refuse_reused_position(error: UniqueViolation) -> None:
+    """A lost race for a version is tried again; a position that is taken already is no race.
+
+    Raises:
+        SequenceBehind: the sequence of positions lies behind the log.
+    """
+    if "events_position_key" in str(error):
+        raise SequenceBehind(
+            "the sequence eventstore.events_position_seq gives out positions that are taken: a restore left it behind the "
+            "log. Stop all writers, then: select setval('eventstore.events_position_seq', (select max(position) from "
+            "eventstore.events))"
+        ) from error
 
 
 def _schema_name(name: str) -> str:

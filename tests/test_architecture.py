@@ -155,6 +155,7 @@ def test_errors_can_be_pickled_with_their_fields():
                 "LogReplaced": ("a", "b"),
                 "Retryable": ("message", "40001"),
                 "DatabaseRefused": ("message", "XX000"),
+                "UniqueViolation": ("message", "23505"),
                 "RowMissing": ("t", {"k": 1}, 7),
                 "HandlerFailed": ("f", 1, "s", 2, "T", "w"),
             }

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "read_log_filtered": ("bigint, bigint, int, text[], text[]", "100, 100000, 1000, '{T}', null"),
     "head": ("", ""),
     "stream_version": ("text, text", "'', 'a-7'"),
+    "newest_upto": ("bigint", "7"),
     "event_id_at": ("bigint", "7"),
     "advance": ("bigint, int", "100, 1000"),
     "known_ids": ("text, text[]", "'', '{a-7,a-8}'"),

@@ -197,9 +197,16 @@ class AsyncpgDriver:
         self._budget = budget
         self._name = application_name
         self._user_pool = address if isinstance(address, asyncpg.Pool) else None
+        if self._user_pool is not None and self._user_pool.get_max_size() < SMALLEST_BUDGET:
+            raise InvalidArgument(
+                f"the pool may hold {self._user_pool.get_max_size()} connections, the store needs {SMALLEST_BUDGET} (one stays "
+                "with whoever watches the log), and each projection and its daemon one more"
+            )
         self._dsn = "" if self._user_pool is not None else str(address)
         self._pools: dict[Kind, Any] = {}  # asyncpg.Pool
         self._open = False
+        self._in_use = 0
+        self._unused = asyncio.Event()
         self._reached = False  # once a server answered, one that does not is expected back
 
     async def open(self) -> None:
@@ -215,9 +222,18 @@ class AsyncpgDriver:
                 reset=_leave_as_it_is,
             )
 
+    async def drain(self) -> None:
+        """Refuse new uses, and wait for those under way: a caller whose append is committed must be told so."""
+        self._open = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._in_use:
+                    self._unused.clear()
+                    await self._unused.wait()
+
     async def close(self) -> None:
         """Close every pool that is ours: politely, then by force."""
-        self._open = False
+        await self.drain()
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             if pool is self._user_pool:
@@ -237,9 +253,21 @@ class AsyncpgDriver:
         """
         if not self._open:
             raise StoreClosed("the store is not open: use `async with EventStore(...) as store`, or `await store.open()`")
+        self._in_use += 1
         pool = self._pools[kind]
         try:
-            raw = await pool.acquire(timeout=ACQUIRE_SECONDS)
+            raw = await self._take(pool, kind)
+            try:
+                yield AsyncpgConnection(raw, self._schema)
+            finally:
+                await pool.release(raw)
+        finally:
+            self._in_use -= 1
+            self._unused.set()
+
+    async def _take(self, pool: Any, kind: Kind) -> Any:  # asyncpg's pool, and its proxy of a connection
+        try:
+            return await pool.acquire(timeout=ACQUIRE_SECONDS)
         except TimeoutError as error:
             raise Retryable(
                 f"no connection for {kind}s was free within {ACQUIRE_SECONDS:.0f} s (the budget has "
@@ -248,10 +276,6 @@ class AsyncpgDriver:
             ) from error
         except DRIVER_ERRORS as error:
             raise translated(error) from error
-        try:
-            yield AsyncpgConnection(raw, self._schema)
-        finally:
-            await pool.release(raw)
 
     async def run(self, kind: Kind, operation: Operation[T]) -> T:
         """Drive an operation on one connection from the pool for `kind`."""

@@ -14,10 +14,10 @@ from ..errors import (
     PermissionDenied,
     Retryable,
     SchemaMissing,
-    Transient,
+    UniqueViolation,
 )
 
-__all__ = ["UniqueRace", "from_sqlstate"]
+__all__ = ["from_sqlstate"]
 
 _RETRYABLE: Final = {
     "40001": "serialization failure",
@@ -26,22 +26,19 @@ _RETRYABLE: Final = {
     "57P01": "the server is shutting down, or the connection was terminated",
     "57P02": "the server crashed and restarts",
     "57P03": "the server is starting up or recovering",
+    "25P03": "the transaction was idle for longer than idle_in_transaction_session_timeout (20 s; a handler took too long?)",
     "25006": "the server is read-only: a standby, or one being failed over",
     "53300": "the server has no free connection slot",
     "53100": "the server's disk is full",
     "53200": "the server is out of memory",
 }
-_LOST: Final = ("57P01", "57P02", "57P03")
-
-
-class UniqueRace(Transient):
-    """Two transactions wrote the same version of a stream; this one lost. Never leaves the package: it is retried."""
+_LOST: Final = ("57P01", "57P02", "57P03", "25P03")
 
 
 def from_sqlstate(sqlstate: str, message: str) -> EventStoreError:
     """Return our error for a server's complaint."""
     if sqlstate == "23505":
-        return UniqueRace(message)
+        return UniqueViolation(message, sqlstate)
     if sqlstate == "55P03":
         return LockTimeout(
             f"another transaction holds what this one needs, and has for longer than lock_timeout ({message}); try "

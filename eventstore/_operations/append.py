@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -121,6 +121,8 @@ def _is_one_event(events: object) -> bool:
 def _encode(registry: Registry, event: object, context: Context, limits: Limits) -> _Row:
     new = event if isinstance(event, NewEvent) else NewEvent(event)
     encoded = registry.encode(new.event)
+    if not isinstance(new.metadata, Mapping):
+        raise InvalidArgument(f"metadata must be a mapping, got {type(new.metadata).__name__}: {new.metadata!r:.80}")
     metadata = encode_json({**context.metadata, **new.metadata}, "metadata") if context.metadata or new.metadata else "{}"
     size = len(encoded.data) + len(metadata)
     if size > limits.event_bytes // 4:  # a character has up to four bytes
@@ -152,9 +154,14 @@ def _checked_correlation(value: str | None) -> str | None:
 
 def _checked_time(value: datetime | None) -> datetime | None:
     _checked(value, datetime, "occurred_at")
-    if value is not None and value.utcoffset() is None:
+    if value is None:
+        return None
+    if value.utcoffset() is None:
         raise InvalidArgument(f"occurred_at must have a time zone, got {value!r}; say datetime.now(timezone.utc)")
-    return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgument(f"occurred_at must lie in the years 1 to 9999 in UTC, got {value!r}") from None
 
 
 def append(group: Sequence[PreparedAppend], *, contended: bool = False) -> Operation[list[Appended | VersionConflict]]:
@@ -167,7 +174,7 @@ def append(group: Sequence[PreparedAppend], *, contended: bool = False) -> Opera
         group: the appends; no two for one stream.
         contended: queue on an advisory lock per stream, after a race was lost.
 
-    Raises (thrown in by the driver): UniqueRace, LockTimeout, ConnectionLost and others; then nothing was written,
+    Raises (thrown in by the driver): UniqueViolation, LockTimeout, ConnectionLost and others; then nothing was written,
     but for a ConnectionLost.
     """
     yield_rows = [(n, k, row) for n, one in enumerate(group, 1) for k, row in enumerate(one.rows, 1)]

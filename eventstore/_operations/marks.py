@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from ..errors import LogReplaced
 from ..streams import Position
 from .statement import Operation, Pause, Row, Statement, load_sql
 
@@ -34,6 +35,7 @@ __all__ = [
     "advance",
     "as_of",
     "holders_left",
+    "last_given",
     "log_state",
     "open_round",
     "publish",
@@ -91,8 +93,16 @@ class LogState:
 def log_state() -> Operation[LogState]:
     """Return which log this is, and how far it goes."""
     rows = yield Statement(_IDENTITY)
+    if not rows:
+        raise LogReplaced("with its row in safe_mark", "without one: a restore left it out, or somebody deleted it")
     system_identifier, timeline, epoch, safe_mark, last_given = rows[0]
     return LogState(Identity(system_identifier, timeline, epoch), Position(safe_mark), Position(last_given))
+
+
+def last_given() -> Operation[int]:
+    """Return the last position given out: no cursor of this log can lie beyond it."""
+    rows = yield Statement(_LAST_GIVEN)
+    return int(rows[0][0])
 
 
 def open_round() -> Operation[tuple[Mark, set[str]]]:

@@ -20,7 +20,17 @@ from ..serialization import NO_METADATA, Registry, decode_metadata
 from ..streams import Position
 from .statement import Operation, Row, Statement, load_sql
 
-__all__ = ["BatchSize", "Filter", "decode", "event_id_at", "head", "read_log", "read_stream", "stream_version"]
+__all__ = [
+    "BatchSize",
+    "Filter",
+    "decode",
+    "event_id_at",
+    "head",
+    "newest_upto",
+    "read_log",
+    "read_stream",
+    "stream_version",
+]
 
 _QUERIES: Final = Path(__file__).parent.parent / "sql" / "queries"
 _READ_STREAM: Final = load_sql(_QUERIES, "read_stream")
@@ -29,6 +39,7 @@ _READ_LOG: Final = load_sql(_QUERIES, "read_log")
 _READ_LOG_FILTERED: Final = load_sql(_QUERIES, "read_log_filtered")
 _HEAD: Final = load_sql(_QUERIES, "head")
 _STREAM_VERSION: Final = load_sql(_QUERIES, "stream_version")
+_NEWEST_UPTO: Final = load_sql(_QUERIES, "newest_upto")
 _EVENT_ID_AT: Final = load_sql(_QUERIES, "event_id_at")
 
 DATA, METADATA = 11, 12
@@ -161,6 +172,12 @@ def stream_version(tenant_id: str, stream_id: str) -> Operation[int]:
     """Return the version of a stream; 0 where it has no events."""
     rows = yield Statement(_STREAM_VERSION, (tenant_id, stream_id))
     return int(rows[0][0])
+
+
+def newest_upto(position: int) -> Operation[tuple[int, UUID] | None]:
+    """Return position and id of the newest event at or below `position`; None where there is none."""
+    rows = yield Statement(_NEWEST_UPTO, (position,))
+    return (rows[0][0], rows[0][1]) if rows else None
 
 
 def event_id_at(position: int) -> Operation[UUID | None]:

@@ -21,6 +21,8 @@ its generation grows: each reader must then check that the last event that it sa
 **What if it dies here.** The task writes nothing but marks, each in a statement of its own, and a mark only ever says what
 stays true. Killed before publishing: the next start begins a little earlier. A reader that is cancelled leaves its
 future behind; the task drops it.
+
+Longer than other modules: the states share their data, and cut apart the argument could not be read in one place.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from .._drivers.asyncpg import AsyncpgConnection
 from .._operations import marks
 from .._operations.marks import Identity, LogState, Mark
 from ..errors import (
+    ConnectionLost,
     EventStoreError,
     LogReplaced,
     LogRewound,
@@ -47,7 +49,7 @@ from ..errors import (
     Transient,
 )
 from ..streams import Position
-from .rounds import Publishing, Reached, Request, Round, Settled, Waiter
+from .rounds import Order, Publishing, Reached, Request, Round, Settled, Waiter
 
 __all__ = ["Frontier"]
 
@@ -93,6 +95,7 @@ class Frontier:
         self._decided = 0
         self._generation = 0
         self._requests: list[Request] = []
+        self._orders: list[Order] = []
         self._rounds: list[Round] = []
         self._waiters: list[Waiter] = []
         self._publishing = Publishing()
@@ -143,21 +146,30 @@ class Frontier:
         self._requests.append(request)
         self._call()
         try:
-            seen_at = await self._opened(request)
+            opened = await self._opened(request)
             async with asyncio.timeout(seconds):
                 return Settled(await asyncio.shield(request.done), complete=True)
         except TimeoutError:
-            return Settled(Mark(Position(self._decided), seen_at), complete=False)
+            return Settled(self._as_far_as_decided(opened), complete=False)
         finally:
             request.opened.cancel()
             request.done.cancel()
 
-    async def _opened(self, request: Request) -> datetime:
+    def _as_far_as_decided(self, mark: Mark) -> Mark:
+        """The part of an open round's mark that holds already. What was decided beyond it belongs to a later time."""
+        return Mark(Position(min(self._decided, mark.position)), mark.seen_at)
+
+    async def _opened(self, request: Request) -> Mark:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await asyncio.shield(request.opened)
-        except TimeoutError:
-            raise self._trouble or SettleTimeout(f"no mark could be begun within {OPEN_SECONDS} s") from self._trouble
+        except TimeoutError as error:
+            raise self._too_late() from error
+
+    def _too_late(self) -> EventStoreError:
+        why = f"; the last trouble was: {self._trouble}" if self._trouble else ""
+        kind = ConnectionLost if isinstance(self._trouble, ConnectionLost) else SettleTimeout
+        return kind(f"the log could not be looked at within {OPEN_SECONDS:.0f} s{why}")
 
     async def decided(self) -> Reached:
         """Return how far the log is decided as far as known, without waiting for any writer.
@@ -168,8 +180,13 @@ class Frontier:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self.beyond(-1)
-        except TimeoutError:
-            raise self._trouble or SettleTimeout(f"the log was not looked at within {OPEN_SECONDS} s") from self._trouble
+        except TimeoutError as error:
+            raise self._too_late() from error
+
+    @property
+    def identity(self) -> Identity | None:
+        """Which log the connection reaches; None before the first one."""
+        return self._identity
 
     def touch(self) -> None:
         """Hint: this process has appended. Readers look at once, and a mark is published within about a second.
@@ -189,29 +206,35 @@ class Frontier:
 
         Raises:
             PermissionDenied: the role may not publish.
-            Transient: try again.
+            ConnectionLost, SettleTimeout: it could not be in time.
         """
-        connection = await self._connect()
+        order = Order(mark, asyncio.get_running_loop().create_future())
+        self._orders.append(order)
+        self._call()
         try:
-            await connection.run(marks.publish(mark, always=True))
+            async with asyncio.timeout(OPEN_SECONDS):
+                await order.done
+        except TimeoutError as error:
+            raise self._too_late() from error
         finally:
-            await connection.close()
+            order.done.cancel()
 
     async def close(self) -> None:
         """Publish what is due, end the task, fail who still waits."""
-        if self._task is not None and self._publishing.due and self._publishing.allowed and not self._trouble:
-            with contextlib.suppress(EventStoreError, TimeoutError):
-                async with asyncio.timeout(self._publish_seconds):
-                    settled = await self.settled(self._publish_seconds / 2)
-                    await self.publish(settled.mark)
-        self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-        self._fail(StoreClosed("the store was closed while somebody was reading from it"))
-        await self._disconnect()
+        try:
+            if self._task is not None and self._publishing.due and self._publishing.allowed and not self._trouble:
+                with contextlib.suppress(EventStoreError, TimeoutError):
+                    async with asyncio.timeout(self._publish_seconds):
+                        settled = await self.settled(self._publish_seconds / 2)
+                        await self.publish(settled.mark)
+        finally:
+            self._closed = True
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+                self._task = None
+            self._fail(StoreClosed("the store was closed while somebody was reading from it"))
+            await self._disconnect()
 
     # -- the task
 
@@ -234,9 +257,12 @@ class Frontier:
                 await self._disconnect()
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, RECONNECT_SECONDS[1])
-            except EventStoreError as error:
+            except Exception as error:
+                if not isinstance(error, EventStoreError):
+                    _log.exception("the feed met what it does not understand")
                 await self._disconnect()
                 self._fail(error)
+                self._hint.clear()
                 await self._hinted(None)
             else:
                 pause = RECONNECT_SECONDS[0]
@@ -289,7 +315,7 @@ class Frontier:
 
     async def _rest(self) -> None:
         """Wait until there is something to do: a hint, the poll interval, the next look at holders."""
-        if self._requests:
+        if self._requests or self._orders:
             return
         if self._rounds:
             await self._hinted(self._pause)
@@ -324,6 +350,9 @@ class Frontier:
     async def _look(self, connection: AsyncpgConnection) -> None:
         """Do everything that is due, once."""
         self.looks += 1
+        while self._orders:
+            await self._obey(connection, self._orders[0])
+            self._orders.pop(0)
         if self._rounds:
             await self._close_rounds(connection)
         due = self._publish_due_in() == 0
@@ -336,6 +365,22 @@ class Frontier:
                 await self._open_round(connection)
         self._answer_opened()
         await self._publish_stuck(connection)
+
+    async def _obey(self, connection: AsyncpgConnection, order: Order) -> None:
+        """Publish a mark that somebody waits for; a refusal is that caller's."""
+        try:
+            if not order.done.done():
+                await connection.run(marks.publish(order.mark, always=True))
+        except Transient as error:
+            if not isinstance(error, Retryable):
+                raise
+            if not order.done.done():
+                order.done.set_exception(error)
+        except EventStoreError as error:
+            if not order.done.done():
+                order.done.set_exception(error)
+        if not order.done.done():
+            order.done.set_result(None)
 
     async def _open_round(self, connection: AsyncpgConnection, *, publishes: bool = False) -> None:
         requests, self._requests = self._requests, []
@@ -355,7 +400,7 @@ class Frontier:
             await self._complete(connection, opened)
 
     async def _close_rounds(self, connection: AsyncpgConnection) -> None:
-        self._rounds = [r for r in self._rounds if r.wanted]
+        self._rounds = [r for r in self._rounds if r.wanted(readers_wait=bool(self._waiters))]
         if not self._rounds:
             return
         everybody = set().union(*(r.holders for r in self._rounds))
@@ -372,7 +417,7 @@ class Frontier:
         self._decide(round_.mark.position)
         for request in round_.requests:
             if not request.opened.done():
-                request.opened.set_result(round_.mark.seen_at)
+                request.opened.set_result(round_.mark)
             if not request.done.done():
                 request.done.set_result(round_.mark)
         if round_.publishes:
@@ -383,7 +428,7 @@ class Frontier:
         for round_ in self._rounds:
             for request in round_.requests:
                 if not request.opened.done():
-                    request.opened.set_result(round_.mark.seen_at)
+                    request.opened.set_result(round_.mark)
 
     async def _publish_stuck(self, connection: AsyncpgConnection) -> None:
         """Publish up to the first hole where a held transaction keeps a round open for long."""
@@ -391,7 +436,8 @@ class Frontier:
         for round_ in self._rounds:
             if round_.publishes and now - round_.opened_at > self._publish_seconds:
                 round_.publishes = False
-                await self._publish(connection, Mark(Position(self._decided), round_.mark.seen_at))
+                self._publishing.due = True  # what is behind the hole is yet to come
+                await self._publish(connection, self._as_far_as_decided(round_.mark))
 
     async def _publish(self, connection: AsyncpgConnection, mark: Mark) -> None:
         publishing = self._publishing
@@ -419,11 +465,13 @@ class Frontier:
         if news and not waiter.future.done():
             waiter.future.set_result(Reached(self._decided, self._generation))
 
-    def _fail(self, error: EventStoreError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._rounds, rounds = [], self._rounds
         self._requests, requests = [], self._requests
-        futures: list[asyncio.Future[Reached] | asyncio.Future[Mark] | asyncio.Future[datetime]] = []
+        futures: list[asyncio.Future[Any]] = []  # of what each of them waits for
         futures += [waiter.future for waiter in self._waiters]
+        self._orders, orders = [], self._orders
+        futures += [order.done for order in orders]
         for request in [*requests, *(r for round_ in rounds for r in round_.requests)]:
             if request.opened.done():
                 futures.append(request.done)

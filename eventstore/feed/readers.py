@@ -10,16 +10,18 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from .._drivers.asyncpg import AsyncpgDriver
-from .._operations import read
+from .._operations import marks, read
+from .._operations.marks import Identity
 from .._operations.read import BatchSize, Filter
 from .._operations.statement import Row
-from ..errors import InvalidArgument, LogRewound, Transient
+from ..errors import InvalidArgument, LogReplaced, LogRewound, Transient
 from ..events import Recorded
 from ..serialization import Registry
 from .frontier import Frontier
@@ -52,6 +54,17 @@ class _Source:
 
     def __init__(self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter) -> None:
         self.driver, self.frontier, self.registry, self.wanted = driver, frontier, registry, wanted
+
+    async def refuse_beyond(self, after: int, decided: int) -> None:
+        """Refuse a position that this log has never given out: it would wait in silence until the log has caught up.
+
+        Raises:
+            LogRewound: it has not.
+        """
+        if after > decided:
+            last = await self.driver.run("read", marks.last_given())
+            if after > last:
+                raise LogRewound(after, last, "nothing that far was ever given out")
 
     async def rows(self, after: int, upto: int, limit: int) -> tuple[Sequence[Row], int]:
         return await self.driver.run("read", read.read_log(after, upto, limit, self.wanted))
@@ -97,7 +110,8 @@ class LogReader(Generic[E]):
     async def _batches(self) -> AsyncIterator[list[Recorded[Any]]]:
         """First what is decided already, then up to a fresh mark: history does not wait for the log's end."""
         source, size = self._source, BatchSize(rows=min(100, self._limit or 100))
-        cursor, complete, upto = self._after, None, (await self._source.frontier.decided()).position
+        cursor, complete, upto = self._after, None, (await source.frontier.decided()).position
+        await source.refuse_beyond(cursor, upto)
         while True:
             while cursor < upto:
                 rows, cursor = await source.rows(cursor, upto, size.rows)
@@ -108,8 +122,6 @@ class LogReader(Generic[E]):
                 return
             settled = await source.frontier.settled(self._settle_seconds)
             upto, complete = settled.mark.position, settled.complete
-            if complete and cursor > upto:
-                raise LogRewound(cursor, upto, "nothing that far was ever given out")
 
 
 class Subscription(Generic[E]):
@@ -122,8 +134,9 @@ class Subscription(Generic[E]):
 
     def __init__(self, driver: AsyncpgDriver, frontier: Frontier, registry: Registry, wanted: Filter, *, after: int) -> None:
         self._source = _Source(driver, frontier, registry, wanted)
-        self._cursor = after
+        self._delivered = after
         self._last: tuple[int, UUID] | None = None
+        self._identity: Identity | None = None
         self._generation = 0
         self._entered = False
 
@@ -133,12 +146,11 @@ class Subscription(Generic[E]):
         Raises:
             LogRewound: the log was never given out that far: the position belongs to another log.
         """
-        reached = await self._source.frontier.decided()
-        if self._cursor > reached.position:
-            settled = await self._source.frontier.settled(0)
-            if settled.complete and self._cursor > settled.mark.position:
-                why = "nothing that far was ever given out"
-                raise LogRewound(self._cursor, settled.mark.position, why)
+        source = self._source
+        reached = await source.frontier.decided()
+        await source.refuse_beyond(self._delivered, reached.position)
+        self._last = await source.driver.run("read", read.newest_upto(self._delivered))
+        self._identity = source.frontier.identity
         self._generation = reached.generation
         self._entered = True
         return self
@@ -150,34 +162,50 @@ class Subscription(Generic[E]):
 
     @property
     def position(self) -> int:
-        """Everything up to here was delivered."""
-        return self._cursor
+        """Everything up to here was delivered, the event that the loop is at included."""
+        return self._delivered
 
     async def __aiter__(self) -> AsyncIterator[Recorded[E]]:
-        async for batch in self.batches():
-            for recorded in batch.events:
-                yield recorded
+        """Yield events. A loop that is left and begun again goes on with the next event."""
+        async with aclosing(self._read(None)) as batches:
+            async for batch in batches:
+                for recorded in batch.events:
+                    self._delivered = recorded.position
+                    yield recorded
+                self._delivered = batch.upto
 
-    async def batches(self) -> AsyncGenerator[Batch[E], None]:
+    async def batches(self, *, idle_seconds: float | None = None) -> AsyncGenerator[Batch[E], None]:
         """Yield batches; also empty ones, which say how far the log was looked through.
+
+        Args:
+            idle_seconds: yield an empty batch when nothing has come for so long; None: wait.
 
         Raises:
             LogRewound, LogReplaced: after a reconnect the log is not the one that was read.
             EventCorrupt, UnknownEventType: as the registry decides.
             StoreClosed: the store was closed.
         """
+        async with aclosing(self._read(idle_seconds)) as batches:
+            async for batch in batches:
+                self._delivered = batch.upto
+                yield batch
+
+    async def _read(self, idle_seconds: float | None) -> AsyncGenerator[Batch[E], None]:
         if not self._entered:
             raise InvalidArgument("use `async with store.subscribe(...) as live:` around the loop")
-        size, pause = BatchSize(), RETRY_SECONDS[0]
+        cursor, size, pause = self._delivered, BatchSize(), RETRY_SECONDS[0]
         while self._entered:
             try:
-                reached = await self._source.frontier.beyond(self._cursor, self._generation)
-                await self._verify(reached)
-                if reached.position <= self._cursor:
+                reached = await self._beyond(cursor, idle_seconds)
+                if reached is None:
+                    yield Batch((), cursor)
                     continue
-                rows, upto = await self._source.rows(self._cursor, reached.position, size.rows)
+                await self._verify(reached)
+                if reached.position <= cursor:
+                    continue
+                rows, upto = await self._source.rows(cursor, reached.position, size.rows)
             except Transient as error:
-                _log.warning("a subscription at position %d reads again: %s", self._cursor, error)
+                _log.warning("a subscription at position %d reads again: %s", cursor, error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, RETRY_SECONDS[1])
                 continue
@@ -186,17 +214,31 @@ class Subscription(Generic[E]):
             if rows:
                 self._last = (rows[-1][0], rows[-1][6])
             events: list[Recorded[Any]] = read.decode(self._source.registry, rows)
-            self._cursor = upto
+            cursor = upto
             yield Batch(events, upto)
 
+    async def _beyond(self, cursor: int, idle_seconds: float | None) -> Reached | None:
+        """Wait for something behind `cursor`; None when nothing has come for so long."""
+        waiting = asyncio.timeout(idle_seconds)
+        try:
+            async with waiting:
+                return await self._source.frontier.beyond(cursor, self._generation)
+        except TimeoutError:
+            if waiting.expired():
+                return None
+            raise
+
     async def _verify(self, reached: Reached) -> None:
-        """After a reconnect: does the last event delivered still stand where it stood?"""
+        """After a reconnect: is it the same log, and does the last event known still stand where it stood?"""
         if reached.generation == self._generation:
             return
+        known, found = self._identity, self._source.frontier.identity
+        if known and found and (known.system_identifier, known.log_epoch) != (found.system_identifier, found.log_epoch):
+            raise LogReplaced(str(known), str(found))
         if self._last is not None:
             position, event_id = self._last
-            found = await self._source.driver.run("read", read.event_id_at(position))
-            if found != event_id:
-                why = f"position {position} held event {event_id} and now holds {found or 'none'}"
-                raise LogRewound(self._cursor, reached.position, why)
+            now = await self._source.driver.run("read", read.event_id_at(position))
+            if now != event_id:
+                why = f"position {position} held event {event_id} and now holds {now or 'none'}"
+                raise LogRewound(self._delivered, reached.position, why)
         self._generation = reached.generation

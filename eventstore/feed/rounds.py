@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 
 from .._operations.marks import Mark
 
-__all__ = ["Publishing", "Reached", "Request", "Round", "Settled", "Waiter"]
+__all__ = ["Order", "Publishing", "Reached", "Request", "Round", "Settled", "Waiter"]
 
 
 class Reached(NamedTuple):
@@ -36,13 +35,13 @@ class Settled:
 class Request:
     """Somebody wants a mark that covers everything given out by now."""
 
-    opened: asyncio.Future[datetime]
+    opened: asyncio.Future[Mark]
     done: asyncio.Future[Mark]
 
 
 @dataclass(slots=True)
 class Round:
-    """A mark that will hold once its holders have ended."""
+    """A mark that will hold once its holders have ended; opened on request, to publish, or because of a hole."""
 
     mark: Mark
     holders: set[str]
@@ -50,10 +49,19 @@ class Round:
     publishes: bool
     opened_at: float
 
-    @property
-    def wanted(self) -> bool:
+    def wanted(self, *, readers_wait: bool) -> bool:
         """Whether anybody still waits for it."""
-        return self.publishes or not self.requests or any(not r.done.done() for r in self.requests)
+        if self.requests:
+            return self.publishes or any(not request.done.done() for request in self.requests)
+        return self.publishes or readers_wait
+
+
+@dataclass(slots=True)
+class Order:
+    """A mark that somebody wants published now."""
+
+    mark: Mark
+    done: asyncio.Future[None]
 
 
 @dataclass(slots=True)
