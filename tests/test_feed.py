@@ -6,8 +6,10 @@ import uuid
 
 import pytest
 
-from eventstore import Event, EventStore, errors
+from eventstore import Event, EventStore, embedded, errors
+from eventstore import store as store_module
 from eventstore._operations import marks
+from eventstore.feed import frontier
 from eventstore.testing import Schedule
 
 pytestmark = pytest.mark.server
@@ -359,6 +361,108 @@ async def test_a_position_that_was_never_given_out_is_refused(store):
     with pytest.raises(errors.LogRewound, match="another log"):
         async with store.subscribe(after=7):
             pass
+
+
+async def test_a_loop_that_is_left_and_begun_again_misses_nothing(store, schedule):
+    """Each event counts as delivered when the loop is at it, not when its batch was read."""
+    quick = await schedule.session("quick")
+    for n in range(20):
+        await insert(quick, f"b-{n}")
+    seen = []
+    async with store.subscribe() as live:
+        for stop in (3, 7, 20):
+            async for recorded in live:
+                seen.append(recorded.position)
+                assert live.position == recorded.position
+                if recorded.position == stop:
+                    break
+
+    assert seen == list(range(1, 21))
+
+
+async def test_a_cursor_beyond_the_log_is_refused_whoever_holds_a_transaction(store, schedule):
+    """Whether it can be settled does not matter: nothing that far was given out."""
+    slow, quick = await schedule.session("slow"), await schedule.session("quick")
+    await insert(quick, "b-1")
+    await hold(slow, "a-1")
+
+    with pytest.raises(errors.LogRewound):
+        async with store.subscribe(after=22):
+            pass
+    with pytest.raises(errors.LogRewound):
+        [r async for r in store.read_all(after=22, settle=0)]
+
+
+async def test_a_cursor_from_before_is_checked_too_after_a_reconnect(database, schedule):
+    """Though this subscription has delivered nothing yet."""
+    quick, killer = await schedule.session("quick"), await schedule.session("killer")
+    for n in range(3):
+        await insert(quick, f"b-{n}")
+    async with EventStore(database, poll_seconds=0.05, application_name="cut") as store:
+        reader = Reader(store, after=3)
+        step = schedule.start("reader", reader.upto(9), looks=reader.looks)
+        await schedule.blocks(step)
+        await lose_the_tail(killer, 1)
+        for n in range(2):
+            await insert(quick, f"other-{n}")
+        await killer.do(
+            "restart",
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where application_name like 'cut %' and datname = current_database()",
+        )
+        with pytest.raises(errors.LogRewound):
+            await schedule.unblocks(step)
+
+
+async def test_a_log_without_its_safe_mark_is_an_error_not_a_silence(database, schedule):
+    """As a partial restore leaves it."""
+    await (await schedule.session("killer")).do("lose it", "delete from eventstore.safe_mark")
+    async with EventStore(database) as store:
+        for _ in range(2):
+            with pytest.raises(errors.LogReplaced, match="safe_mark"):
+                await asyncio.wait_for(anext(aiter(store.read_all())), 10)
+
+
+async def test_a_server_that_is_gone_is_an_error_for_read_all(tmp_path, monkeypatch):
+    """In bounded time; a subscription would wait."""
+    monkeypatch.setattr(frontier, "OPEN_SECONDS", 1.0)
+    server = await asyncio.to_thread(lambda: embedded.start(tmp_path, durable=False))
+    async with EventStore(server.dsn, migrate=True) as store:
+        await store.append("a-1", Wanted())
+        await asyncio.to_thread(server.stop)
+        with pytest.raises(errors.ConnectionLost):
+            await asyncio.wait_for(anext(aiter(store.read_all())), 20)
+
+
+async def test_rounds_do_not_pile_up_behind_a_held_transaction(database, schedule):
+    """A forgotten transaction costs some looks a second, not more and more."""
+    slow = await schedule.session("slow")
+    async with EventStore(database) as store:
+        await hold(slow, "a-1")
+        most = 0
+        for n in range(40):
+            await store.append(f"b-{n}", Wanted())
+            [r async for r in store.read_all(settle=0)]
+            await asyncio.sleep(0.1)
+            most = max(most, len(store._frontier._rounds))
+        assert most <= 3
+
+
+async def test_an_answer_that_never_comes_is_given_up(database, schedule, monkeypatch):
+    """A network that swallows it: the connection is made anew and the subscription goes on."""
+    monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.5)
+    quick = await schedule.session("quick")
+    async with EventStore(database, poll_seconds=0.05) as store:
+        reader = Reader(store)
+        step = schedule.start("reader", reader.upto(2), looks=reader.looks)
+        await insert(quick, "b-1")
+        while not reader.seen:
+            await asyncio.sleep(0.01)
+        watching = store._frontier._connection.raw._transport
+        watching.pause_reading()
+        await insert(quick, "b-2")
+
+        assert await schedule.unblocks(step) == [1, 2]
 
 
 async def test_marks_are_published_at_most_once_a_second_and_only_when_the_log_moved(database, schedule):

@@ -57,6 +57,50 @@ async def test_a_late_commit_does_not_change_an_answer_that_was_given(store, dat
         assert await history.as_of(asked) == answer
 
 
+async def test_an_answer_given_behind_a_held_lock_holds_nothing_recorded_later(store, database):
+    """A transaction that holds the table and has drawn nothing: appends go on while the question waits for it."""
+    async with Schedule(database) as schedule:
+        idle = await schedule.session("idle")
+        await store.append("a-1", Noted(n=1))
+        await idle.do("begin", "begin")
+        await idle.do("hold the table", "lock table eventstore.events in row exclusive mode")
+        asked = (await idle.do("clock", "select clock_timestamp()"))[0][0]
+
+        async def append():
+            for n in range(20):
+                await store.append("a-1", Noted(n=n))
+                await asyncio.sleep(0.02)
+
+        appending = asyncio.create_task(append())
+        answer = await History(store).as_of(asked, settle=0.3)
+        later = [await History(store).as_of(asked + dt.timedelta(milliseconds=n * 50), settle=0.1) for n in range(6)]
+        await appending
+        await idle.do("rollback", "rollback")
+
+        assert answer == 1
+        times = await recorded_times(store)
+        for n, found in enumerate(later):
+            at = asked + dt.timedelta(milliseconds=n * 50)
+            assert await History(store).as_of(at) == found
+            assert not [p for p, recorded in times if recorded > at and p <= found]
+
+
+async def test_questions_stay_within_the_connection_budget(database):
+    """Forty at once, each of which needs a new mark."""
+    async with EventStore(database, max_connections=4, application_name="budget") as store:
+        await store.append("a-1", Noted(n=1))
+        async with store.transaction() as tx:
+            now = await tx.connection.fetchval("select clock_timestamp()")
+        asked = [asyncio.create_task(History(store).as_of(now + dt.timedelta(microseconds=n))) for n in range(40)]
+        most = 0
+        while not all(task.done() for task in asked):
+            async with store.transaction() as tx:
+                sql = "select count(*) from pg_stat_activity where application_name like 'budget %' and datname = current_database()"
+                most = max(most, await tx.connection.fetchval(sql))
+        assert {task.result() for task in asked} == {1}
+        assert most <= 4
+
+
 async def test_many_questions_at_once_agree_for_ever(store, database):
     """Writers, publishers and questioners side by side; every answer is asked again at the end."""
     answers = {}

@@ -355,8 +355,8 @@ class Frontier:
             self._orders.pop(0)
         if self._rounds:
             await self._close_rounds(connection)
-        due = self._publish_due_in() == 0
-        if self._requests or (due and not any(r.publishes for r in self._rounds)):
+        due = self._publish_due_in() == 0 and not any(r.publishes for r in self._rounds)
+        if self._requests or due:
             await self._open_round(connection, publishes=due)
         if self._waiters or self._rounds:
             reached, hole = await connection.run(marks.advance(self._decided))
