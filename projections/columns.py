@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as AsyncpgDialect  # noqa: N812 - it is a class
 from sqlalchemy.schema import CreateTable
+
+from .errors import InvalidProjection
 
 __all__ = ["DIALECT", "Column", "Value", "describe", "quote"]
 
@@ -39,16 +42,36 @@ def quote(name: str) -> str:
 def describe(column: sa.Column[Any]) -> Column:  # of any type
     """Return what is to be known of a column."""
     type_ = column.type.dialect_impl(DIALECT)
-    cast = str(DIALECT.type_compiler_instance.process(column.type))
+    cast = _without_length(str(DIALECT.type_compiler_instance.process(column.type)))
     bind = type_.bind_processor(DIALECT)
     impl = getattr(type_, "impl_instance", type_)
     is_array = isinstance(impl, (ARRAY, sa.ARRAY))
     writable = column.computed is None and not (column.identity is not None and column.identity.always)
-    default = column.default.arg if column.default is not None and column.default.is_scalar else None  # type: ignore[attr-defined]
+    if column.default is not None and not column.default.is_scalar:
+        raise InvalidProjection(
+            f"column {column.name!r} of {column.table.name} has a default that is computed in Python or SQL on each insert; "
+            "give it a server_default, which rows.* can rely on"
+        )
+    default = column.default.arg if column.default is not None else None  # type: ignore[attr-defined]
     server_default = DIALECT.ddl_compiler(DIALECT, CreateTable(column.table)).get_column_default_string(column)
     if is_array:
         return Column(column.name, cast, "text", _array_literal(bind), writable, default, server_default)
     return Column(column.name, cast, cast, bind, writable, default, server_default)
+
+
+_LENGTH: Final = re.compile(r"\s*\([^()]*\)")
+
+
+def _without_length(cast: str) -> str:
+    """Return a type without length, precision or scale.
+
+    An explicit cast to VARCHAR(5) cuts a longer value in silence, and two keys become one; what is assigned to such a column
+    is refused. So values travel as the bare type, and the assignment checks.
+    """
+    if cast.startswith('"'):
+        return cast
+    bare = _LENGTH.sub("", cast)
+    return re.sub(r"^BIT\b(?! VARYING)", "BIT VARYING", re.sub(r"^CHAR\b", "bpchar", bare))
 
 
 def _array_literal(bind: Callable[[Value], Value] | None) -> Callable[[Value], Value]:

@@ -1,8 +1,9 @@
 """Runs followers side by side in one process, with one heartbeat.
 
-The heartbeat runs in a task and on a connection of its own, so that a slow batch does not cost the lease. A stop lets
-every batch under way finish, then gives the leases back, so that another daemon goes on at once. Signal handlers are the
-command line's business.
+The heartbeat runs in a task and on a connection of its own, so that a batch which waits for the database does not cost
+the lease; a handler that computes for longer than the lease lasts does, and finds that out by the epoch. A stop lets every
+batch under way finish, then gives the leases back, so that another daemon goes on at once. Signal handlers are the command
+line's business.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from eventstore import EventStore
-from eventstore.errors import InvalidArgument, Transient
+from eventstore.errors import EventStoreError, InvalidArgument, Transient
 from eventstore.spi import AsyncpgConnection, connect, settled, sqlalchemy_url
 
 from ._operations import checkpoints
@@ -130,26 +131,29 @@ class Daemon:
         finally:
             for task in (*tasks, stop, beat):
                 task.cancel()
-            await asyncio.gather(*tasks, stop, beat, return_exceptions=True)
+            ended = await asyncio.gather(*tasks, stop, beat, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):  # a batch that failed while it was to be finished
+                raise outcome
 
     async def _keep_beating(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
             try:
                 await self._beat()
-            except Transient as error:
+            except EventStoreError as error:
                 _log.warning("the heartbeat of %s failed and is tried again: %s", self._name, error)
 
     async def _beat(self) -> None:
         if self._heart is None or self._heart.closed:
-            self._heart = await connect(self._store, "heartbeat", {"lock_timeout": "5s"})
+            self._heart = await connect(self._store, "heartbeat", {"lock_timeout": "5s"}, statement_seconds=10)
         await self._heart.run(checkpoints.heartbeat(self._owner, self._name, self._lease_seconds))
 
     async def _release(self) -> None:
         """Give the leases back; a server that does not answer finds out by itself."""
         with contextlib.suppress(Transient):
             if self._heart is None or self._heart.closed:
-                self._heart = await connect(self._store, "heartbeat", {})
+                self._heart = await connect(self._store, "heartbeat", {}, statement_seconds=10)
             await self._heart.run(checkpoints.release(self._owner))
         if self._heart is not None:
             await self._heart.close()

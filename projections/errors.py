@@ -10,13 +10,14 @@
      |   +- TableMissing        its table does not exist; the message holds the DDL
      |   +- RowMissing          rows.set() for a row that is not there
      |   +- HandlerFailed       a handler raised, or returned something; names the event
+     |   +- BatchFailed         the rows of a batch could not be written; names its events
 """
 
 from __future__ import annotations
 
 from eventstore.errors import Invalid, Transient
 
-__all__ = ["HandlerFailed", "InvalidProjection", "LeaseLost", "RowMissing", "TableMissing"]
+__all__ = ["BatchFailed", "HandlerFailed", "InvalidProjection", "LeaseLost", "RowMissing", "TableMissing"]
 
 
 class LeaseLost(Transient):
@@ -45,6 +46,22 @@ class RowMissing(Invalid):
         super().__init__(
             f"rows.set() expected a row in {table} with {key} (event at position {position}), there is none; use "
             "rows.upsert() if it may be new, or rows.set(..., missing='ignore')"
+        )
+
+
+class BatchFailed(Invalid):
+    """The database refused what the handlers of a batch collected. The batch was rolled back.
+
+    Attributes:
+        follower: the projection's name.
+        first, last: positions of the batch's events.
+    """
+
+    def __init__(self, follower: str, first: int, last: int, why: str) -> None:
+        self.follower, self.first, self.last = follower, first, last
+        super().__init__(
+            f"projection {follower!r} could not write the rows of the events at positions {first} to {last}: {why}; nothing "
+            "of them was written. Correct the handlers or the table and start again"
         )
 
 

@@ -107,9 +107,15 @@ def handlers_of(projection: Projection, name_of: Callable[[type | str], str]) ->
 
 def _marked(projection: Projection) -> Iterator[tuple[str, Callable[..., Any], tuple[type | str, ...]]]:
     for name in dir(type(projection)):
-        method = getattr(projection, name, None)
-        if types := getattr(method, _MARK, None):
-            yield name, method, types  # type: ignore[misc]  # what carries the mark is a method
+        definitions = [cls.__dict__[name] for cls in type(projection).__mro__ if name in cls.__dict__]
+        if not any(hasattr(definition, _MARK) for definition in definitions):
+            continue
+        types = getattr(definitions[0], _MARK, None)
+        if not types:
+            raise InvalidProjection(
+                f"{type(projection).__name__}.{name}() overrides a handler without saying what it handles; mark it with @on too"
+            )
+        yield name, getattr(projection, name), types
 
 
 def _checked(projection: Projection, name: str, method: Callable[..., Any]) -> Handler:

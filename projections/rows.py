@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
 from eventstore.spi import AsyncpgConnection, Statement
 
@@ -328,18 +329,29 @@ class TableWriter:
             )
 
     def ddl(self) -> str:
-        """Return the table's DDL."""
-        parts: list[DDLElement] = [CreateTable(self.table), *(CreateIndex(index) for index in self.table.indexes)]
-        return ";\n".join(str(part.compile(dialect=DIALECT)).strip() for part in parts) + ";"
+        """Return the table's DDL, with the types that it needs."""
+        parts = [f"CREATE SCHEMA IF NOT EXISTS {quote(self.table.schema)}"] if self.table.schema else []
+
+        def note(part: Any, *args: object, **kwargs: object) -> None:  # a DDL element
+            parts.append(str(part.compile(dialect=DIALECT)).strip())
+
+        self.table.create(sa.create_mock_engine("postgresql+psycopg://", note), checkfirst=False)
+        return ";\n".join(parts) + ";"
 
 
 def create_tables(url: str, tables: Sequence[sa.Table]) -> None:
     """Create tables that do not exist yet, with their types and indexes. Blocks; two at once do no harm."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.execute(sa.text("select pg_advisory_xact_lock(hashtextextended('pg-eventstore create tables', 0))"))
-        for table in tables:
-            table.create(connection, checkfirst=True)
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("select pg_advisory_xact_lock(hashtextextended('pg-eventstore create tables', 0))"))
+            for table in tables:
+                if table.schema:
+                    connection.execute(CreateSchema(table.schema, if_not_exists=True))
+                table.create(connection, checkfirst=True)
+    except DBAPIError as error:
+        line = str(error.orig).strip().replace("\n", " ")
+        raise TableMissing(f"the tables {', '.join(t.name for t in tables)} could not be made: {line}") from error
 
 
 def _shape(fold: _Fold, defaults: dict[str, Value]) -> _Shape:

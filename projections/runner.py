@@ -13,24 +13,25 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable
+import traceback
+from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from eventstore import Batch, EventStore, Recorded
-from eventstore.errors import LockTimeout, Transient
+from eventstore.errors import DatabaseRefused, LockTimeout, PermissionDenied, Transient
 from eventstore.spi import AsyncpgConnection, connect, subscribe_by_name, transient, type_name
 
 from ._operations import checkpoints
 from ._operations.checkpoints import Held
-from .errors import HandlerFailed
+from .errors import BatchFailed, HandlerFailed
 from .projection import Handler, Projection, handlers_of
 from .rows import Rows, TableWriter
 
 __all__ = ["ProjectionRun", "Tx"]
 
-T = TypeVar("T")
 _log = logging.getLogger("projections")
 
 TAKE_SECONDS: Final = 1.0
@@ -41,6 +42,13 @@ RETRY_SECONDS: Final = (0.05, 5.0)
 
 EMPTY_SAVE_SECONDS: Final = 5.0
 """How often a checkpoint is moved over events that the projection does not handle."""
+
+BATCH_SECONDS: Final = 5.0
+"""A batch ends with the event at which it has lasted so long: a transaction that is idle while handlers compute is ended by
+the server after 20 s."""
+
+GRACE_SECONDS: Final = 10.0
+"""How long a stop waits for the batch under way; then it is rolled back, and done again by whoever comes next."""
 
 CONNECTION_SETTINGS: Final = {
     "lock_timeout": "5s",
@@ -87,14 +95,12 @@ class ProjectionRun:
         projection: what is run.
         store: where its events and its table are.
         owner: the daemon.
-        caught_up: set whenever everything that was there has taken effect.
         applied: how many events have taken effect since the start.
     """
 
     projection: Projection
     store: EventStore
     owner: UUID
-    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
     applied: int = 0
     shard: int = 0
     _handlers: dict[str, Handler] = field(init=False)
@@ -153,6 +159,8 @@ class ProjectionRun:
         if self._writer is not None:
             await self._writer.check(connection)
         while True:
+            with contextlib.suppress(PermissionDenied):
+                await connection.run(checkpoints.end_expired(self.name, self.shard, self.owner))
             with contextlib.suppress(LockTimeout):  # a stopped owner still holds its checkpoint
                 async with connection.transaction():
                     held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
@@ -167,50 +175,69 @@ class ProjectionRun:
         subscription = subscribe_by_name(self.store, after=self._held.position, types=types, categories=categories)
         async with subscription as live:
             if upto is not None and self._held.position >= upto:
-                self.caught_up.set()
                 return
-            async with contextlib.aclosing(live.batches()) as batches:
+            async with contextlib.aclosing(live.batches(idle_seconds=EMPTY_SAVE_SECONDS)) as batches:
                 async for batch in batches:
                     done = upto is not None and batch.upto >= upto
-                    if batch.events or done or time.monotonic() - self._saved_at > EMPTY_SAVE_SECONDS:
-                        await _despite_cancellation(self._apply(connection, batch))
+                    waited = time.monotonic() - self._saved_at >= EMPTY_SAVE_SECONDS
+                    if batch.events or (batch.upto > self._held.position and (done or waited)):
+                        await self._apply(connection, batch)
                     if done:
-                        self.caught_up.set()
                         return
 
     async def _apply(self, connection: AsyncpgConnection, batch: Batch[Any]) -> None:
-        """Everything that a batch does, in one transaction."""
+        """Let a batch take effect: in one transaction, or in several where its handlers are slow."""
+        events = deque(batch.events)
+        while True:
+            await _despite_cancellation(self._apply_some(connection, events, batch.upto))
+            if not events:
+                return
+
+    async def _apply_some(self, connection: AsyncpgConnection, events: deque[Recorded[Any]], upto: int) -> None:
+        """One transaction: checkpoint locked, events handled until time is up, rows written, checkpoint moved."""
         if self._writer is not None:
             self._writer.folds.clear()
+        handled, begun = 0, time.monotonic()
+        first = last = upto
         async with connection.transaction():
             await connection.run(checkpoints.lock(self.name, self.shard, self._held))
-            for recorded in batch.events:
-                await self._handle(connection, recorded)
-            if self._writer is not None:
-                await self._writer.write(connection)
-            held = await connection.run(checkpoints.save(self.name, self.shard, self._held, batch.upto))
+            while events and (not handled or time.monotonic() - begun < BATCH_SECONDS):
+                await self._handle(connection, events[0])
+                last = events.popleft().position
+                first = first if handled else last
+                handled += 1
+            await self._write(connection, first, last)
+            held = await connection.run(checkpoints.save(self.name, self.shard, self._held, last if events else upto))
         self._held = held
         self._saved_at = time.monotonic()
-        self.applied += len(batch.events)
+        self.applied += handled
+
+    async def _write(self, connection: AsyncpgConnection, first: int, last: int) -> None:
+        if self._writer is None:
+            return
+        try:
+            await self._writer.write(connection)
+        except DatabaseRefused as error:
+            raise BatchFailed(self.name, first, last, str(error)) from error
 
     async def _handle(self, connection: AsyncpgConnection, recorded: Recorded[Any]) -> None:
         handler = self._handlers[recorded.type]
         try:
             if handler.asynchronous:
-                if self._writer is not None:
-                    await self._writer.write(connection)  # what came before must be there for it to see
+                position = recorded.position
+                await self._write(connection, position, position)  # what came before must be there for it to see
                 returned = await handler.call(recorded.data, recorded, Tx(connection.raw))
             else:
                 assert self._rows is not None
                 self._rows.position = recorded.position
                 returned = handler.call(recorded.data, recorded, self._rows)
-        except Transient:
+        except (Transient, BatchFailed):
             raise
         except Exception as error:
             known = transient(connection, error)
             if known is not None:
                 raise known from error
-            raise self._failed(recorded, f"{type(error).__name__}: {error}") from error
+            raise self._failed(recorded, f"{type(error).__name__}: {error}{_place(error)}") from error
         if returned is not None:
             raise self._failed(recorded, f"its handler returned {returned!r:.80}; handlers return None")
 
@@ -223,12 +250,29 @@ class ProjectionRun:
             await asyncio.shield(connection.close())
 
 
-async def _despite_cancellation(work: Awaitable[T]) -> T:
-    """Finish `work` before a cancellation takes effect: a stop ends after the batch, not in it."""
-    task = asyncio.ensure_future(work)
+async def _despite_cancellation(work: Coroutine[Any, Any, None]) -> None:
+    """Finish `work` before a cancellation takes effect: a stop ends after the batch, not in it.
+
+    That has its bound: after `GRACE_SECONDS`, or at a second cancellation, `work` is cancelled too.
+    """
+    task = asyncio.get_running_loop().create_task(work)
     try:
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await task
+        try:
+            await asyncio.wait({task}, timeout=GRACE_SECONDS)
+        finally:
+            if not task.done():
+                _log.warning("a batch did not end within %s s of the stop and is rolled back", GRACE_SECONDS)
+                task.cancel()
+                await asyncio.wait({task}, timeout=GRACE_SECONDS)
+        if task.done() and not task.cancelled():
+            task.result()  # what went wrong is more than that we were asked to stop
         raise
+
+
+def _place(error: BaseException) -> str:
+    """Where in whose code it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "asyncpg" not in frame.filename]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

@@ -157,6 +157,7 @@ def test_errors_can_be_pickled_with_their_fields():
                 "DatabaseRefused": ("message", "XX000"),
                 "UniqueViolation": ("message", "23505"),
                 "RowMissing": ("t", {"k": 1}, 7),
+                "BatchFailed": ("f", 1, 2, "w"),
                 "HandlerFailed": ("f", 1, "s", 2, "T", "w"),
             }
             error = kind(*samples.get(name, ("message",)))

@@ -258,7 +258,6 @@ async def test_a_stale_owner_writes_nothing(store, database):
         async with new.transaction():
             assert await new.run(checkpoints.acquire("F", 0, other)) is None
         await old.run(checkpoints.heartbeat(mine, "old", -1))  # its time is over, and nobody told it
-        await new.raw.execute("update eventstore.leases set pid = 0")  # and it cannot be terminated
         async with new.transaction():
             taken = await new.run(checkpoints.acquire("F", 0, other))
         assert taken.epoch == held.epoch + 1
@@ -289,6 +288,9 @@ async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database
         async with old.transaction():
             await old.run(checkpoints.lock("F", 0, held))
             await new.run(checkpoints.heartbeat(mine, "old", -1))
+            await new.run(checkpoints.end_expired("F", 0, mine))  # not its own
+            await old.run(checkpoints.stands_at("F", 0))
+            await new.run(checkpoints.end_expired("F", 0, other))
             async with new.transaction():
                 assert await new.run(checkpoints.acquire("F", 0, other)) is not None
             await old.run(checkpoints.save("F", 0, held, 99))

@@ -122,7 +122,7 @@ def no_traceback() -> Iterator[None]:
         sys.exit(0)
     except (OSError, UnicodeError) as error:
         fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         fail("interrupted", 130)
 
 

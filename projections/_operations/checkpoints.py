@@ -10,7 +10,7 @@ its own transaction: a stale owner's batch finds another epoch and rolls back. S
 clocks, pauses and networks do.
 
 **Progress.** A stopped owner may hold the row lock inside an open batch. The taker terminates that backend (its pid and
-start time stand in the lease); where it may not, the server ends the idle transaction after 20 s.
+start time stand in the lease); where it may not, or may not see them, the server ends the idle transaction after 20 s.
 
 **What if it dies here.** Before the takeover commits: nothing has happened. After: the next batch is the taker's. Between
 a batch and its commit: the server rolls back effect and checkpoint together.
@@ -29,7 +29,7 @@ from eventstore.spi import Row, Statement, load_sql
 
 from ..errors import LeaseLost
 
-__all__ = ["FollowerStatus", "Held", "acquire", "heartbeat", "lock", "release", "save", "stands_at", "status"]
+__all__ = ["FollowerStatus", "Held", "acquire", "end_expired", "heartbeat", "lock", "release", "save", "stands_at", "status"]
 
 T = TypeVar("T")
 _Operation = Generator[Statement, Sequence[Row], T]
@@ -98,14 +98,19 @@ def acquire(follower: str, shard: int, owner: UUID) -> _Operation[Held | None]:
     yield Statement(_BEGIN_CHECKPOINT, (follower, shard))
     yield Statement(_BEGIN_LEASE, (follower, shard, owner))
     rows = yield Statement(_LOCK_LEASE, (follower, shard))
-    holder, pid, backend_start, alive = rows[0]
-    if holder != owner:
-        if alive:
-            return None
-        yield Statement(_END_BACKEND, (pid, backend_start))
+    holder, alive = rows[0]
+    if holder != owner and alive:
+        return None
     yield Statement(_TAKE_LEASE, (follower, shard, owner))
     rows = yield Statement(_BUMP_EPOCH, (follower, shard))
     return Held(*rows[0])
+
+
+def end_expired(follower: str, shard: int, owner: UUID) -> _Operation[None]:
+    """Terminate the backend of an owner that has expired: it may hold the checkpoint's row. Run it outside of a
+    transaction, before `acquire`; a refusal is no reason not to try that.
+    """
+    yield Statement(_END_BACKEND, (follower, shard, owner))
 
 
 def lock(follower: str, shard: int, held: Held) -> _Operation[None]:

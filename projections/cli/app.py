@@ -21,6 +21,7 @@ from eventstore.cli.console import (
     say,
 )
 
+from ..daemon import Daemon
 from ..status import FollowerStatus, followers
 from .loading import load, make_daemon
 
@@ -54,13 +55,28 @@ def run_(
             EventStore(address(url), schema=schema, application_name="projections") as store,
             make_daemon(found, target, store, create=create) as daemon,
         ):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, daemon.stop)
+            _stop_on_signals(daemon)
             say(f"running {target}; Ctrl-C stops it" if not until_caught_up else f"catching up {target}")
             await (daemon.run_until_caught_up() if until_caught_up else daemon.run())
             say(f"{daemon.applied} events took effect")
 
     run(work())
+
+
+def _stop_on_signals(daemon: Daemon) -> None:
+    """The first signal lets the batches under way finish, a second one rolls them back."""
+    loop, working = asyncio.get_running_loop(), asyncio.current_task()
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if asked and working is not None:
+            working.cancel()
+        asked = True
+        daemon.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
 
 
 @app.command("status")
