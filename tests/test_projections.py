@@ -17,6 +17,7 @@ from projection_child import Applied, Balances, Deposited, Opened
 from eventstore import Event, EventStore, UnknownEvent, errors, spi
 from eventstore.testing import Schedule
 from projections import (
+    BatchFailed,
     Daemon,
     HandlerFailed,
     InvalidProjection,
@@ -25,6 +26,7 @@ from projections import (
     TableMissing,
     followers,
     on,
+    runner,
 )
 from projections._operations import checkpoints
 
@@ -343,6 +345,133 @@ async def test_a_stop_lets_the_batch_under_way_finish(store, database):
     async with Daemon(store, [Slow()]) as daemon:
         await daemon.run_until_caught_up()
         assert daemon.applied == 0
+
+
+async def test_rows_that_the_table_refuses_stop_the_projection_with_their_events(store):
+    """A unique column that is hit twice is no race: it is not tried for ever."""
+
+    class Unique(Projection):
+        table = sa.Table(
+            "owners", sa.MetaData(), sa.Column("id", sa.Text, primary_key=True), sa.Column("owner", sa.Text, unique=True)
+        )
+
+        @on(Opened)
+        def opened(self, event, recorded, rows):
+            rows.upsert(id=recorded.stream_id, owner=event.owner)
+
+    await store.append("a-1", Opened(owner="x"))
+    await store.append("a-2", Opened(owner="x"))
+    async with Daemon(store, [Unique()], create=True) as daemon:
+        with pytest.raises(BatchFailed, match="positions 1 to 2.*owners_owner_key"):
+            await asyncio.wait_for(daemon.run_until_caught_up(), 10)
+
+
+async def test_slow_handlers_commit_on_the_way(store, database, monkeypatch):
+    """A batch is bounded by time, since the server ends transactions that are idle for long."""
+    monkeypatch.setattr(runner, "BATCH_SECONDS", 0.05)
+    await ask(database, "create table applied (event_id uuid primary key, times int)")
+
+    class Slow(Applied):
+        name = "Applied"
+
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            await asyncio.sleep(0.02)
+            positions.append((await followers(store))[0].position)
+
+    positions = []
+    await store.append("a-1", [Renamed(name=str(n)) for n in range(30)])
+    async with Daemon(store, [Slow()]) as daemon:
+        await daemon.run_until_caught_up()
+
+    assert len(set(positions)) > 3
+    assert (await followers(store))[0].position == 30
+
+
+async def test_a_quiet_log_shows_a_follower_that_is_there(store, monkeypatch):
+    """Events that it does not handle do not leave it behind for ever."""
+    monkeypatch.setattr(runner, "EMPTY_SAVE_SECONDS", 0.2)
+    async with Daemon(store, [Balances()], create=True) as daemon:
+        running = asyncio.create_task(daemon.run())
+        await store.append("account-1", Deposited(amount=1))
+        await store.append("a-1", [Renamed(name="x")] * 3)
+        async with asyncio.timeout(10):
+            while not (found := await followers(store)) or found[0].behind or found[0].position != 4:
+                await asyncio.sleep(0.02)
+        daemon.stop()
+        await running
+
+
+async def test_a_stop_does_not_wait_for_ever(store, database, monkeypatch):
+    """A handler that hangs is rolled back after the grace; its event is there for the next daemon."""
+    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.3)
+    begun = asyncio.Event()
+
+    class Hangs(Projection):
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            begun.set()
+            await asyncio.sleep(3600)
+
+    await store.append("a-1", Renamed(name="x"))
+    async with Daemon(store, [Hangs()]) as daemon:
+        running = asyncio.create_task(daemon.run())
+        await begun.wait()
+        daemon.stop()
+        await asyncio.wait_for(running, 10)
+    assert (await followers(store))[0].position == 0
+
+
+async def test_a_batch_that_fails_while_it_is_finished_is_told(store):
+    """A stop does not swallow what went wrong."""
+    begun = asyncio.Event()
+
+    class Fails(Projection):
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            begun.set()
+            await asyncio.sleep(0.2)
+            raise ValueError("too late")
+
+    await store.append("a-1", Renamed(name="x"))
+    async with Daemon(store, [Fails()]) as daemon:
+        running = asyncio.create_task(daemon.run())
+        await begun.wait()
+        daemon.stop()
+        with pytest.raises(HandlerFailed, match=r"too late \(.*test_projections.py:\d+\)"):
+            await asyncio.wait_for(running, 10)
+
+
+async def test_the_heartbeat_outlives_trouble(store, database):
+    """A refused statement or a cut connection is tried again."""
+    async with Daemon(store, [Balances()], create=True, lease_seconds=1.0) as daemon:
+        running = asyncio.create_task(daemon.run())
+        async with asyncio.timeout(10):
+            while not (found := await followers(store)) or not found[0].alive:
+                await asyncio.sleep(0.02)
+        await ask(database, "alter table eventstore.daemons rename to hidden")
+        await asyncio.sleep(0.7)
+        await ask(database, "alter table eventstore.hidden rename to daemons")
+        await ask(
+            database,
+            "select pg_terminate_backend(pid, 1000) from pg_stat_activity"
+            " where application_name like '%heartbeat' and datname = current_database()",
+        )
+        await asyncio.sleep(1.2)
+        assert (await followers(store))[0].alive
+        assert not running.done()
+        daemon.stop()
+        await running
+
+
+def test_an_override_without_on_is_refused():
+    """It would not be called, and nobody would notice."""
+
+    class Overrides(Balances):
+        def opened(self, event, recorded, rows): ...
+
+    with pytest.raises(InvalidProjection, match="mark it with @on"):
+        Daemon(EventStore("postgresql://nobody@127.0.0.1:1/none"), [Overrides()])
 
 
 async def test_a_database_error_of_a_handler_is_the_handlers(store):

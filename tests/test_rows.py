@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql as pg
 
-from eventstore import Event, EventStore, spi
+from eventstore import Event, EventStore, errors, spi
 from projections import InvalidProjection, RowMissing
 from projections.rows import Rows, TableWriter, create_tables
 
@@ -235,6 +235,67 @@ async def test_every_column_type_is_written_as_sqlalchemy_writes_it(database, co
         "span": dt.timedelta(days=2, microseconds=5),
     }
     assert (first["serial"], first["double"], second["serial"], second["double"]) == (1, 2, 2, 4)
+
+
+narrow = sa.Table(
+    "narrow",
+    sa.MetaData(),
+    sa.Column("id", sa.String(5), primary_key=True),
+    sa.Column("name", sa.String(5)),
+    sa.Column("code", sa.CHAR(3)),
+    sa.Column("exact", sa.Numeric(4, 1)),
+    sa.Column("names", pg.ARRAY(sa.String(3))),
+)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": "abcdef"},
+        {"id": "a", "name": "abcdef"},
+        {"id": "a", "code": "abcd"},
+        {"id": "a", "exact": 12345},
+        {"id": "a", "names": ["abcd"]},
+    ],
+)
+async def test_what_does_not_fit_its_column_is_refused_not_cut(database, connection, columns):
+    """An explicit cast would cut it, and two keys would become one row."""
+    create_tables(database.replace("postgresql:", "postgresql+psycopg:"), [narrow])
+    writer = TableWriter(narrow)
+    rows = Rows(writer)
+    rows.upsert(id="abcde", name="fits", code="abc", exact=decimal.Decimal("123.4"), names=["abc"])
+    await writer.write(connection)
+    for operation in (rows.upsert, rows.add if "exact" in columns else rows.upsert):
+        operation(**columns)
+        with pytest.raises(errors.DatabaseRefused):
+            async with connection.transaction():
+                await writer.write(connection)
+        writer.folds.clear()
+
+    (row,) = await connection.raw.fetch("select * from narrow")
+    assert tuple(row) == ("abcde", "fits", "abc", decimal.Decimal("123.4"), ["abc"])
+
+
+async def test_the_printed_ddl_makes_the_table(connection):
+    """With its types, indexes and schema."""
+    other = wide.to_metadata(sa.MetaData(), schema="elsewhere", name="copy")
+    for table in (wide, other):
+        await connection.raw.execute(TableWriter(table).ddl())
+        rows = Rows(writer := TableWriter(table))
+        rows.upsert(part="a", number=1, **(VALUES | {"mood": None}))
+        await writer.write(connection)
+        if table is wide:
+            await connection.raw.execute(f"drop table {writer.name}; drop type mood")
+
+
+def test_a_default_that_is_computed_is_refused_at_start():
+    """It would be left out in silence."""
+    for default in (lambda: 1, sa.func.now()):
+        table = sa.Table(
+            "t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer, default=default)
+        )
+        with pytest.raises(InvalidProjection, match="server_default"):
+            TableWriter(table)
 
 
 def test_wrong_columns_are_refused_at_once():
