@@ -89,13 +89,19 @@ class EmbeddedServer:
         """The same address for SQLAlchemy with psycopg."""
         return self.dsn.replace("postgresql://", "postgresql+psycopg://", 1)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs, as far as this process knows; it knows nothing of one that another owns."""
+        return self._supervisor is None or self._supervisor.poll() is None
+
     def stop(self) -> None:
         """Stop the server and wait until it is gone; the last of several users in this process does."""
         with _running_guard:
             self._users -= 1
             if self._users or self._supervisor is None:
                 return
-            _running.pop(self.folder, None)
+            if _running.get(self.folder) is self:
+                del _running[self.folder]
             supervisor, self._supervisor = self._supervisor, None
         assert supervisor.stdin is not None
         supervisor.stdin.close()
@@ -135,7 +141,8 @@ def start(
     temporary = folder is None
     home = _temporary_home(account) if folder is None else Path(folder).absolute()
     with _running_guard:
-        if known := _running.get(home):
+        known = _running.get(home)
+        if known is not None and known.alive:
             known._users += 1
             return known
         if not temporary:
@@ -230,8 +237,9 @@ class _Launch:
         _cluster.stop_stray(cluster)
         sockets = self.home if self.temporary and len(str(self.home)) < LONGEST_SOCKET_FOLDER else self._sockets()
         settings, dsn = self._address(binaries, cluster, sockets, port)
+        log_from = self._log_size()
         supervisor = self._supervise(binaries, cluster, sockets, settings)
-        self._wait(supervisor, cluster)
+        self._wait(supervisor, cluster, log_from)
         server = EmbeddedServer(dsn, binaries.version, binaries.source, self.home, True, supervisor, sockets)
         self._announce(server, cluster)
         return server
@@ -312,7 +320,7 @@ class _Launch:
             start_new_session=True,
         )
 
-    def _wait(self, supervisor: subprocess.Popen[bytes], cluster: Path) -> None:
+    def _wait(self, supervisor: subprocess.Popen[bytes], cluster: Path, log_from: int) -> None:
         """Wait until the eighth line of postmaster.pid says that the server is ready."""
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -323,18 +331,26 @@ class _Launch:
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return
             if supervisor.poll() is not None or time.monotonic() > deadline:
-                tail = self._log_tail()
+                tail = self._log_tail(log_from)
                 if supervisor.stdin is not None:
                     supervisor.stdin.close()
                 supervisor.wait(_supervisor.FAST_SHUTDOWN_SECONDS + 15)
                 raise EmbeddedUnavailable(f"the private PostgreSQL in {self.home} did not start; its log ends: {tail}")
             time.sleep(0.01)
 
-    def _log_tail(self) -> str:
+    def _log_size(self) -> int:
         try:
-            return (self.home / "server.log").read_text(errors="replace").strip()[-1500:] or "(empty)"
+            return (self.home / "server.log").stat().st_size
+        except OSError:
+            return 0
+
+    def _log_tail(self, log_from: int) -> str:
+        """What the server has logged since this start, in one line."""
+        try:
+            text = (self.home / "server.log").read_bytes()[log_from:].decode(errors="replace")
         except OSError:
             return "(no log)"
+        return "; ".join(line.strip() for line in text.splitlines() if line.strip())[-1500:] or "(empty)"
 
     def _announce(self, server: EmbeddedServer, cluster: Path) -> None:
         staged = self.home / "server.json.new"

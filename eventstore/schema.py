@@ -32,10 +32,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import exc
 
 from ._drivers import urls
-from .errors import CannotConnect, DatabaseRefused, InvalidArgument, PermissionDenied
+from .errors import CannotConnect, DatabaseRefused, InvalidArgument, PermissionDenied, SchemaTooNew
 
 __all__ = [
     "DEFAULT_SCHEMA",
@@ -56,6 +57,9 @@ VERSION: Final = 1
 """The schema version that this release of the library works with: the number of the newest revision."""
 
 DEFAULT_SCHEMA: Final = "eventstore"
+
+CONNECT_SECONDS: Final = 10
+"""How long a connection may take to be made."""
 
 _one_at_a_time = threading.Lock()
 """Alembic's `context` and `op` are one a process; databases are kept apart by an advisory lock, threads by this."""
@@ -127,6 +131,8 @@ def status(url: object, *, schema: str = DEFAULT_SCHEMA) -> SchemaStatus:
 def to_sql(*, schema: str = DEFAULT_SCHEMA, since: int = 0, to: int = VERSION) -> str:
     """Return the SQL that brings a database from version `since` to version `to`, for whoever may not connect."""
     _check_target(to)
+    if not 0 <= since < to:
+        raise InvalidArgument(f"expected a version to come from below {to}, got {since!r}")
     config = _config(check_schema_name(schema))
     config.output_buffer = io.StringIO()
     with _one_at_a_time:
@@ -218,14 +224,27 @@ def _prepare(op: Any, schema: str) -> int:
 def _run(url: object, schema: str, action: Callable[[Config], None]) -> SchemaStatus:
     config = _config(check_schema_name(schema))
     dsn = urls.to_libpq(url)
-    engine = sa.create_engine(urls.to_sqlalchemy(dsn), poolclass=sa.NullPool)
+    engine = sa.create_engine(
+        urls.to_sqlalchemy(dsn), poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_SECONDS}
+    )
     try:
         with _one_at_a_time, engine.connect() as connection:
+            _refuse_newer(_current(connection, schema), schema)
+            connection.rollback()
             config.attributes["connection"] = connection
             action(config)
             return SchemaStatus(schema, _current(connection, schema))
     except exc.DBAPIError as error:
         raise _translated(error, dsn) from error
+    except CommandError as error:
+        raise InvalidArgument(f"the migration cannot be done: {error}") from error
+
+
+def _refuse_newer(current: int, schema: str) -> None:
+    if current > VERSION:
+        raise SchemaTooNew(
+            f"the schema {schema!r} is at version {current}, this library knows {VERSION}; upgrade pg-eventstore"
+        )
 
 
 def _current(connection: sa.Connection, schema: str) -> int:

@@ -207,10 +207,16 @@ class ProjectionRun:
                 first = first if handled else last
                 handled += 1
             await self._write(connection, first, last)
-            held = await connection.run(checkpoints.save(self.name, self.shard, self._held, last if events else upto))
+            held = await self._save(connection, first, last, last if events else upto)
         self._held = held
         self._saved_at = time.monotonic()
         self.applied += handled
+
+    async def _save(self, connection: AsyncpgConnection, first: int, last: int, position: int) -> Held:
+        try:
+            return await connection.run(checkpoints.save(self.name, self.shard, self._held, position))
+        except DatabaseRefused as error:  # a handler has swallowed an error of its own SQL, and the transaction is lost
+            raise BatchFailed(self.name, first, last, f"{error} (does a handler swallow errors of its SQL?)") from error
 
     async def _write(self, connection: AsyncpgConnection, first: int, last: int) -> None:
         if self._writer is None:

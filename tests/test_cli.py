@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import run_sql
 
 from eventstore import Event, EventStore, embedded
 
@@ -66,6 +67,7 @@ def test_append_read_and_history_go_together(database):
     assert "Opened" in table
     assert "owner=Ada" in table
     assert "no events" in cli("read", "--type", "Nothing", url=database)
+    assert "must be a mapping" in cli("append", "a-1", "T", "--metadata", "[1]", url=database, code=2)
     assert len(cli("read", "--category", "account", "--limit", "1", "--json", url=database).splitlines()) == 1
     assert [
         json.loads(x)["version"] for x in cli("read", "account-1", "--backwards", "--json", url=database).splitlines()
@@ -93,6 +95,14 @@ def test_append_read_and_history_go_together(database):
         (["import", "x.csv", "--url", "postgresql://x/y"], "--stream and --type"),
         (["migrate", "up", "--url", "nonsense"], "postgresql://"),
         (["read", "a-1", "--type", "T"], "leave the stream out"),
+        (["read", "--url", "postgresql://[::1/x"], "host or port"),
+        (["read", "--url", "ada:secret@host/x"], "postgresql://"),
+        (["read", "--after", "99999999999999999999", "--url", "postgresql://x/y"], "--after"),
+        (["migrate", "sql", "--since", "5"], "below 1"),
+        (["migrate", "sql", "--to", "5"], "versions 0 to 1"),
+        (["import", "-", "--url", "postgresql://x/y"], "--source"),
+        (["import", "x.csv", "--stream", "a-{id", "--type", "T", "--url", "postgresql://x/y"], "brace"),
+        (["embedded", "start", "/tmp/never", "--port", "99999"], "--port"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(args, why):
@@ -207,6 +217,9 @@ class Broken(Sums):
 followers = [Sums()]
 number = 7
 
+def wrong():
+    pass
+
 def daemon(store):
     return Daemon(store, [Sums()], create=True, name="mine")
 """
@@ -250,6 +263,9 @@ def test_projections_run_explains_what_it_cannot_run(database, tmp_path):
     assert "no module 'nowhere'" in run("nowhere:daemon")
     assert "nothing" in run("read_models:nothing")
     assert "expected a Projection" in run("read_models:number")
+    assert "raised TypeError" in run("read_models:wrong")
+    (tmp_path / "broken_module.py").write_text("def")
+    assert "SyntaxError" in run("broken_module:daemon")
     assert "CREATE TABLE sums" in run("read_models:followers")
     run("read_models:Sums", "--create", "--until-caught-up", code=0)
     cli("append", "a-1", "Other", "{}", url=database)
@@ -314,6 +330,63 @@ def test_the_demo_takes_a_log_of_ones_own(tmp_path):
 
     assert "40 events added" in said
     assert "Step 0" in said
+
+
+def test_what_is_corrupt_and_what_is_transient_have_exit_codes_of_their_own(database):
+    """4: page someone; 5: try again."""
+    cli("append", "a-1", "T", url=database)
+    assert "lost its tail" in cli("read", "--after", "999", url=database, code=4)
+    run_sql(database, "select setval('eventstore.events_position_seq', 1, false)")
+    assert "setval" in cli("append", "a-2", "T", url=database, code=4)
+
+    async def locked():
+        async with EventStore(database, events=[Noted]) as store, store.transaction() as tx:
+            await tx.connection.execute("lock table eventstore.events in exclusive mode")
+            return await asyncio.to_thread(cli, "append", "a-3", "T", url=database, code=5)
+
+    assert "try again" in asyncio.run(locked())
+
+
+def test_ctrl_c_ends_the_demo_in_one_line(tmp_path):
+    """Exit code 130, no traceback, no server left."""
+    with start("demo", "--url", f"embedded:{tmp_path}/demo") as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "demo" / "server.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_a_handler_that_hangs(database, tmp_path):
+    """The first one waits for the batch."""
+    (tmp_path / "read_models.py").write_text(MODULE + HANGS)
+    cli("append", "a-1", "Other", url=database)
+    with start("run", "read_models:Hangs", url=database, cwd=tmp_path, command="projections") as process:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+
+HANGS = """
+import asyncio, pathlib
+
+class Hangs(Projection):
+    @on("Other")
+    async def other(self, event, recorded, tx):
+        pathlib.Path("begun").touch()
+        await asyncio.sleep(3600)
+"""
 
 
 def test_version_and_help_work_without_a_database():

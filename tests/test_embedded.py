@@ -154,6 +154,18 @@ def test_sigkill_of_supervisor_and_server_leaves_a_folder_that_starts_again(tmp_
         assert ask(again.dsn, "select n from kept") == 7
 
 
+def test_a_server_that_died_is_started_anew_for_the_next_user(tmp_path):
+    """This process's own record of it does not hand out a dead address."""
+    first = embedded.start(tmp_path, durable=False)
+    os.kill(pid_of(first), signal.SIGKILL)
+    first._supervisor.wait(30)
+
+    with embedded.start(tmp_path, durable=False) as second:
+        assert ask(second.dsn) == 1
+        first.stop()
+        assert ask(second.dsn) == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_killed_supervisor_takes_its_server_along(tmp_path):
     """The kernel tells the server."""

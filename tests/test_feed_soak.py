@@ -113,7 +113,9 @@ async def until_seen(seen, wanted):
             await asyncio.sleep(0.01)
 
 
-async def test_no_reader_skips_an_event_while_sixteen_writers_commit_out_of_order(database, request):
+async def test_no_reader_skips_an_event_while_sixteen_writers_commit_out_of_order(
+    database, request, record_testsuite_property
+):
     """Subscriptions, filtered and not, and repeated reads: all exact; the broken reader is caught."""
     seed = request.config.getoption("randomly_seed", 0)
     ledger = Ledger()
@@ -139,10 +141,9 @@ async def test_no_reader_skips_an_event_while_sixteen_writers_commit_out_of_orde
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
 
-    print(f"seed {seed}: {len(ledger.committed)} committed, {ledger.rolled_back} transactions rolled back")
+    record_testsuite_property("soak", f"seed {seed}: {len(ledger.committed)} committed, {ledger.rolled_back} rolled back")
     assert ledger.rolled_back > 20
     for name, type_ in (("all", None), ("late", None), ("again", None), ("even", "Even")):
         assert_exact(name, seen[name], ledger.positions(type_))
     missed = set(ledger.positions()) - set(seen["broken"])
-    print(f"the broken reader missed {len(missed)}")
     assert missed, "the harness cannot catch a broken reader, so it proves nothing"

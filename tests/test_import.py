@@ -183,6 +183,24 @@ async def test_csv_rows_become_events_by_templates(store):
     assert (result.added, result.rejected) == (2, 2)
 
 
+async def test_large_events_are_appended_in_smaller_batches(database):
+    """A thousand of them would weigh more than an append may."""
+    big = [{"stream_id": "a-1", "type": "T", "data": {"x": "y" * 800_000, "n": n}} for n in range(90)]
+    async with EventStore(database) as store:
+        result = await run(store, lines(*big))
+    assert result.added == 90
+
+
+def test_csv_headers_and_templates_that_would_lose_data_are_refused():
+    """A column twice, a brace without its partner; a large field is none of it."""
+    with pytest.raises(errors.InvalidArgument, match="'a' twice"):
+        list(read_csv(io.BytesIO(b"a,b,a\n1,2,3\n"), "f", CsvMapping("{a}", "{b}")))
+    with pytest.raises(errors.InvalidArgument, match="brace"):
+        CsvMapping("q-{id", "T")
+    (line,) = read_csv(io.BytesIO(b"a,b\n1," + b"x" * 300_000 + b"\n"), "f", CsvMapping("s-{a}", "T"))
+    assert len(line.event.event.data["b"]) == 300_000
+
+
 def test_a_csv_file_without_the_mapped_columns_is_refused():
     """The message names what is there."""
     for text, why in ((b"", "empty"), (b"a,b\n", "'c'")):

@@ -1,6 +1,7 @@
 """Projections and the daemon that runs them."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -364,6 +365,21 @@ async def test_rows_that_the_table_refuses_stop_the_projection_with_their_events
     async with Daemon(store, [Unique()], create=True) as daemon:
         with pytest.raises(BatchFailed, match="positions 1 to 2.*owners_owner_key"):
             await asyncio.wait_for(daemon.run_until_caught_up(), 10)
+
+
+async def test_a_handler_that_swallows_its_sql_error_is_found_out(store):
+    """The transaction is lost; nothing of it may count as done."""
+
+    class Swallows(Projection):
+        @on(Renamed)
+        async def renamed(self, event, recorded, tx):
+            with contextlib.suppress(Exception):
+                await tx.execute("select 1 / 0")
+
+    await store.append("a-1", Renamed(name="x"))
+    async with Daemon(store, [Swallows()]) as daemon:
+        with pytest.raises(BatchFailed, match="swallow"):
+            await daemon.run_until_caught_up()
 
 
 async def test_slow_handlers_commit_on_the_way(store, database, monkeypatch):

@@ -26,6 +26,7 @@ from eventstore import (
     errors,
 )
 from eventstore._drivers import asyncpg as driver
+from eventstore._drivers import urls
 from eventstore.testing import Schedule
 
 pytestmark = pytest.mark.server
@@ -424,9 +425,18 @@ def test_a_url_that_is_none_is_refused_at_once(url):
     """Without repeating a password."""
     with pytest.raises(errors.InvalidUrl):
         EventStore(url)
-    with pytest.raises(errors.InvalidUrl) as caught:
-        EventStore("mysql://ada:secret@host/x")
-    assert "secret" not in str(caught.value)
+    for hidden in (
+        "mysql://ada:secret@host/x",
+        "ada:secret@host/x",
+        "postgresql://ada:secret@[::1/x",
+        "postgresql://a:secret@h:p/x",
+    ):
+        with pytest.raises(errors.InvalidUrl) as caught:
+            EventStore(hidden)
+        assert "secret" not in str(caught.value)
+    for shown in ("postgresql://ada:secret@h/x", "postgresql://h/x?user=ada&password=secret"):
+        assert "secret" not in urls.redacted(shown)
+        assert "***" in urls.redacted(shown)
 
 
 async def test_a_process_stays_within_its_connection_budget(database):

@@ -23,16 +23,17 @@ def to_libpq(url: object) -> str:
         InvalidUrl: anything else; a password in it is not repeated.
     """
     text = _text_of(url)
-    parts = urlsplit(text)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme not in _SCHEMES:
+    scheme, separator, _rest = text.partition("://")
+    if not separator or scheme.partition("+")[0] not in _SCHEMES:
+        found = f"one that begins with {scheme}://" if separator else "none with a scheme"
         raise InvalidUrl(
-            f"expected a URL like postgresql://user:password@host:5432/database or embedded:./folder, got {redacted(text)!r}"
+            f"expected a URL like postgresql://user:password@host:5432/database or embedded:./folder, got {found}"
         )
     try:
+        parts = urlsplit(text)
         _ = parts.port
     except ValueError as error:
-        raise InvalidUrl(f"the port in {redacted(text)!r} is no port: {error}") from None
+        raise InvalidUrl(f"the URL's host or port cannot be understood: {error}") from None
     query = [("sslmode" if name == "ssl" else name, value) for name, value in parse_qsl(parts.query)]
     query = [(name, value) for name, value in query if name not in _SQLALCHEMY_ONLY]
     return urlunsplit(("postgresql", parts.netloc, parts.path or "/", urlencode(query, safe="/", quote_via=quote), ""))
@@ -55,8 +56,10 @@ def to_sqlalchemy(dsn: str) -> str:
 def redacted(url: str) -> str:
     """Return `url` without its password, for messages and logs."""
     parts = urlsplit(url)
+    secret = [(name, "***" if name in ("password", "sslpassword") else value) for name, value in parse_qsl(parts.query)]
+    parts = parts._replace(query=urlencode(secret, safe="/*", quote_via=quote))
     if "@" not in parts.netloc:
-        return url
+        return urlunsplit(parts)
     credentials, _, host = parts.netloc.rpartition("@")
     user, colon, _ = credentials.partition(":")
     return urlunsplit(parts._replace(netloc=f"{user}{':***' if colon else ''}@{host}"))

@@ -28,6 +28,9 @@ from .lines import BadLine, ImportLine
 __all__ = ["ImportResult", "import_lines"]
 
 BATCH: Final = 1000
+BATCH_CHARACTERS: Final = 8 * 2**20
+"""A batch of large lines ends earlier: far below what an append may weigh."""
+
 KNOWN_IDS: Final = 500_000
 RETRY_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses after a lost connection, until the import gives up; it can be run again."""
@@ -82,20 +85,22 @@ async def import_lines(
     """
     importer = _Importer(store)
     pending: list[ImportLine] = []
+    weight = 0
     for line in lines:
         importer.result.read += 1
         bad = line if isinstance(line, BadLine) else importer.check(line)
         if bad is not None:
             await importer.append(pending)
-            pending = []
+            pending, weight = [], 0
             importer.result.rejected += 1
             on_bad(bad)
             continue
         assert isinstance(line, ImportLine)
         pending.append(line)
-        if len(pending) == BATCH:
+        weight += len(line.raw)
+        if len(pending) == BATCH or weight > BATCH_CHARACTERS:
             await importer.append(pending)
-            pending = []
+            pending, weight = [], 0
             if on_progress is not None:
                 on_progress(importer.result)
     await importer.append(pending)

@@ -21,6 +21,9 @@ from ..streams import check_name
 
 __all__ = ["BadLine", "CsvMapping", "ImportLine", "read_csv", "read_json_lines"]
 
+LARGEST_FIELD: Final = 64 * 2**20
+"""Characters of one CSV field; csv's own limit is 128 KiB. What is too large for an event is refused as such."""
+
 NAMESPACE: Final = UUID("6a2f6f0e-5a4b-5f4e-9c1d-2f0b4b1d8a3c")
 """Derived ids are UUIDs version 5 in this namespace (RFC 9562, section 5.5)."""
 
@@ -165,6 +168,16 @@ class CsvMapping:
     delimiter: str = ","
     zone: tzinfo | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse templates that are not what they look like.
+
+        Raises:
+            InvalidArgument: a brace without its partner.
+        """
+        for template in (self.stream, self.type, self.occurred_at, self.event_id, self.correlation_id):
+            if {"{", "}"} & set(_COLUMN.sub("", template)):
+                raise InvalidArgument(f"the template {template!r} has a brace without its partner; write {{column}}")
+
     @property
     def columns(self) -> set[str]:
         """Every column that is named."""
@@ -178,11 +191,14 @@ def read_csv(file: BinaryIO, source: str, mapping: CsvMapping) -> Iterator[Impor
     Raises:
         InvalidArgument: no header, or a column of the mapping is not in it.
     """
+    csv.field_size_limit(LARGEST_FIELD)
     lines = _Remembered(file)
     rows = csv.reader(lines, delimiter=mapping.delimiter, strict=True)
     header = next(rows, None)
     if header is None:
         raise InvalidArgument("the CSV file is empty: expected a header line with the names of the columns")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise InvalidArgument(f"the CSV file has the column {', '.join(map(repr, twice))} twice; give each its own name")
     if missing := sorted(mapping.columns - set(header)):
         raise InvalidArgument(f"the CSV file has no column {', '.join(map(repr, missing))}; it has {', '.join(header)}")
     ordinal = 0

@@ -115,6 +115,11 @@ def no_traceback() -> Iterator[None]:
     """Turn what a user can get wrong into one line and an exit code."""
     try:
         yield
+    except BaseExceptionGroup as group:
+        found = [e for e in leaves(group) if isinstance(e, EventStoreError)]
+        if not found:
+            raise
+        fail(str(found[0]), next(code for kind, code in EXIT_CODES if isinstance(found[0], kind)))
     except EventStoreError as error:
         fail(str(error), next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
     except BrokenPipeError:  # `eventstore read | head`: whoever read has seen enough
@@ -124,6 +129,15 @@ def no_traceback() -> Iterator[None]:
         fail(str(error), 2)
     except (KeyboardInterrupt, asyncio.CancelledError):
         fail("interrupted", 130)
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """Return the errors in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 def fail(message: str, code: int) -> NoReturn:

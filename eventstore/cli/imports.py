@@ -36,7 +36,9 @@ def import_(
     ] = None,
     delimiter: Annotated[str, typer.Option(help="CSV: what separates columns")] = ",",
     timezone: Annotated[str, typer.Option(help="CSV: the zone of times without an offset, like Europe/Amsterdam")] = "",
-    source: Annotated[str, typer.Option(help="what derived ids are derived from; default: the file's name")] = "",
+    source: Annotated[
+        str, typer.Option(help="a name for where the lines come from, for derived ids; default: the file's name")
+    ] = "",
     on_error: Annotated[str, typer.Option(help="stop at the first bad line, or skip it into the rejects file")] = "stop",
     rejects: Annotated[Path | None, typer.Option(help="where bad lines go; default: FILE.rejects")] = None,
     url: UrlOption = "",
@@ -105,7 +107,9 @@ def lines_of(
         with open(file, "rb") as counted:
             total = sum(block.count(b"\n") for block in iter(lambda: counted.read(1 << 20), b""))
         stream = stack.enter_context(open(file, "rb"))
-    name = source or ("-" if file == "-" else Path(file).name)
+    if file == "-" and not source:
+        raise InvalidArgument("standard input needs --source NAME: lines without an event_id get one derived from it")
+    name = source or Path(file).name
     return total, read_json_lines(stream, name) if mapping is None else read_csv(stream, name, mapping)
 
 

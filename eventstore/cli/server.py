@@ -27,7 +27,7 @@ def _group() -> None:
 def start(
     folder: Annotated[Path, typer.Argument(help="where its data are kept")] = Path("eventstore-data"),
     port: Annotated[
-        int | None, typer.Option(help="listen on this port of 127.0.0.1, with a password (0: a free one)")
+        int | None, typer.Option(min=0, max=65535, help="listen on this port of 127.0.0.1, with a password (0: a free one)")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,6 +46,9 @@ def start(
                 typer.echo(f"  URL             {server.dsn}")
                 typer.echo(f"  SQLAlchemy URL  {server.sqlalchemy_url}")
                 typer.echo(f"  export EVENTSTORE_URL='{server.dsn}'")
-                typer.echo("Ctrl-C stops it." if server.owned else "")
+                if server.owned:
+                    typer.echo("Ctrl-C stops it.")
+                elif port is not None:
+                    typer.echo("It was started without --port; stop it there to change that.")
             if server.owned:
                 stopped.wait()

@@ -80,9 +80,13 @@ def append(
 
 def read(
     stream: Annotated[str | None, typer.Argument(help="a stream id; without one, the whole log")] = None,
-    after: Annotated[int, typer.Option(help="only versions (of the log: positions) above this one")] = 0,
-    before: Annotated[int | None, typer.Option(help="only versions below this one; of a stream")] = None,
-    limit: Annotated[int | None, typer.Option(help="at most so many events")] = None,
+    after: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="only versions (of the log: positions) above this one")
+    ] = 0,
+    before: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="only versions below this one; of a stream")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="at most so many events")] = None,
     backwards: Annotated[bool, typer.Option("--backwards", help="newest first; of a stream")] = False,
     type_: Annotated[list[str] | None, typer.Option("--type", help="only this type; may be given again; of the log")] = None,
     category: Annotated[list[str] | None, typer.Option(help="only streams of this category; may be given again")] = None,
@@ -130,7 +134,7 @@ async def _show(events: AsyncIterator[Recorded[Any]], as_json: bool) -> None:
 
 def history(
     stream: Annotated[str, typer.Argument(help="the stream id")],
-    version: Annotated[int | None, typer.Option(help="up to this version")] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="up to this version")] = None,
     at: Annotated[str, typer.Option(help="as the database knew it at this time, ISO 8601")] = "",
     valid_at: Annotated[str, typer.Option(help="what had occurred by this time, as is known now")] = "",
     diff: Annotated[bool, typer.Option("--diff", help="show also what changed since")] = False,

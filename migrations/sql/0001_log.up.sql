@@ -81,7 +81,7 @@ create trigger time_marks_append_only
     before update or delete or truncate on "eventstore".time_marks
     for each statement execute function "eventstore".refuse_rewrite();
 
-comment on table "eventstore".time_marks is 'At that time, every position up to this one was settled';
+comment on table "eventstore".time_marks is 'The log had given out no position beyond this one at that time; all up to it are settled';
 
 create function "eventstore".append_v1(
     tenants text[], streams text[], expects bigint[],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from eventstore.errors import InvalidArgument
+from eventstore.errors import EventStoreError, InvalidArgument
 from eventstore.store import EventStore
 
 from ..daemon import Daemon
@@ -43,6 +43,8 @@ def load(target: str) -> object:
         raise InvalidArgument(f"there is no module {error.name!r} in {Path.cwd()} or in the environment") from error
     except AttributeError as error:
         raise InvalidArgument(f"{target} could not be loaded: {error}; expected {_WANTED}") from error
+    except Exception as error:
+        raise InvalidArgument(f"{module_name} could not be imported: {type(error).__name__}: {error}") from error
 
 
 def make_daemon(found: Any, target: str, store: EventStore, *, create: bool) -> Daemon:  # whatever the module holds
@@ -58,7 +60,12 @@ def make_daemon(found: Any, target: str, store: EventStore, *, create: bool) -> 
     if isinstance(found, Sequence) and all(isinstance(one, Projection) for one in found):
         return Daemon(store, found, create=create)
     if callable(found):
-        made = found(store)
+        try:
+            made = found(store)
+        except EventStoreError:
+            raise
+        except Exception as error:
+            raise InvalidArgument(f"{target}(store) raised {type(error).__name__}: {error}; expected {_WANTED}") from error
         if isinstance(made, Daemon):
             return made
     raise InvalidArgument(f"{target} is {found!r:.80}; expected {_WANTED}")

@@ -41,16 +41,16 @@ async def follow(store: EventStore, projections: Sequence[Projection], work: Cor
     """Do the work while the projections follow it; return when they have caught up."""
     told = Followed()
     async with Daemon(store, projections, create=True) as daemon:
-        following = asyncio.create_task(daemon.run())
         begun = time.monotonic()
-        await asyncio.wait({working := asyncio.create_task(work), following}, return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            working.cancel()
-            following.result()
-        await working
-        told.seconds = time.monotonic() - begun
-        daemon.stop()
-        await following
+
+        async def work_then_stop() -> None:
+            await work
+            told.seconds = time.monotonic() - begun
+            daemon.stop()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(daemon.run())
+            both.create_task(work_then_stop())
         await daemon.run_until_caught_up()
         told.lag_seconds = time.monotonic() - begun - told.seconds
     return told
