@@ -1,6 +1,7 @@
 """What the packages may import, what they export, and what an import costs."""
 
 import ast
+import enum
 import importlib
 import inspect
 import pkgutil
@@ -97,7 +98,9 @@ def describe(module):
     """Every public name of a module, with its signature and its public methods'."""
     for name in sorted(module.__all__):
         thing = getattr(module, name)
-        if inspect.isclass(thing):
+        if inspect.isclass(thing) and issubclass(thing, enum.Enum):
+            yield f"enum {name}: {', '.join(thing.__members__)}"
+        elif inspect.isclass(thing):
             yield f"class {name}{signature_of(thing)}"
             for attribute, member in sorted(vars(thing).items()):
                 if attribute.startswith("_"):
