@@ -109,6 +109,8 @@ def describe(module):
                     yield f"    {name}.{attribute}"
                 elif inspect.isfunction(member) or isinstance(member, (classmethod, staticmethod)):
                     yield f"    {name}.{attribute}{signature_of(getattr(thing, attribute))}"
+        elif hasattr(thing, "__supertype__"):
+            yield f"type {name}: {thing.__supertype__.__name__}"
         elif callable(thing):
             yield f"def {name}{signature_of(thing)}"
         else:
