@@ -91,6 +91,7 @@ create function "eventstore".append_v1(
 language plpgsql
 set enable_seqscan = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $function$
 begin
     return query
