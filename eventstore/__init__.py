@@ -10,8 +10,9 @@ from .errors import EventStoreError, VersionConflict
 from .events import Appended, Event, NewEvent, Recorded, UnknownEvent
 from .feed import Batch, LogReader, Subscription
 from .serialization import EventType
-from .store import EventStore, Transaction
+from .store import EventStore
 from .streams import ANY, EXISTS, NO_STREAM, Expectation, Position, StreamId, Version
+from .transaction import Transaction
 
 __all__ = [
     "ANY",

@@ -221,6 +221,7 @@ class _Launch:
     durable: bool
 
     def run(self, port: int | None, major: int | None) -> EmbeddedServer:
+        """Do it; return the running server."""
         (self.home / "server.json").unlink(missing_ok=True)
         cluster = self._cluster()
         kept = cluster / "PG_VERSION"

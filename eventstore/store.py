@@ -16,7 +16,7 @@ from uuid import UUID
 from . import embedded, schema
 from ._binaries import OLDEST_MAJOR
 from ._drivers import urls
-from ._drivers.asyncpg import READER_SETTINGS, AsyncpgConnection, AsyncpgDriver, Budget
+from ._drivers.asyncpg import READER_SETTINGS, AsyncpgDriver, Budget
 from ._operations import append as appends
 from ._operations import read
 from ._operations.append import Limits, PreparedAppend
@@ -28,7 +28,6 @@ from .errors import (
     ConnectionLost,
     InvalidArgument,
     LockTimeout,
-    SequenceBehind,
     UniqueViolation,
     VersionConflict,
 )
@@ -36,16 +35,12 @@ from .events import Appended, Recorded
 from .feed import Frontier, LogReader, Subscription
 from .serialization import EventType, Registry, Unknown
 from .streams import ANY, Expectation, Position, check_name
+from .transaction import RACES, Transaction, check_bounds, refuse_reused_position
 
 __all__ = ["EventStore", "Transaction"]
 
-RACES: Final = 100
-"""How often an append that lost a race for a version is sent again; contenders queue, so one more is rarely needed."""
-
 WATCH_SECONDS: Final = 10.0
 """How long a look at the log may take before its connection is given up: a network may swallow the answer."""
-
-_BEYOND_ALL: Final = 2**63 - 1
 
 
 class EventStore:
@@ -240,7 +235,7 @@ class EventStore:
             backwards: newest first.
         """
         check_name(stream_id, "a stream id")
-        low, high = _check_bounds(after, before, limit)
+        low, high = check_bounds(after, before, limit)
         size, left = BatchSize(), limit
         while high - low > 1 and left != 0:
             ask = size.rows if left is None else min(size.rows, left)
@@ -273,7 +268,7 @@ class EventStore:
                 own this reads the log and drops the rest.
             settle: how many seconds to wait at the end for transactions that may still commit something earlier.
         """
-        _check_bounds(after, None, limit)
+        check_bounds(after, None, limit)
         wanted = self._filter(types, categories)
         return LogReader(
             self._driver, self._frontier, self._registry, wanted, after=after, limit=limit, settle_seconds=settle
@@ -287,7 +282,7 @@ class EventStore:
         ``async with store.subscribe(after=...) as live: async for recorded in live: ...``. Arguments as for `read_all`.
         Remembers nothing durably; projections do.
         """
-        _check_bounds(after, None, None)
+        check_bounds(after, None, None)
         return Subscription(self._driver, self._frontier, self._registry, self._filter(types, categories), after=after)
 
     async def head(self) -> Position:
@@ -346,83 +341,10 @@ class EventStore:
             raise InvalidArgument("a store on an asyncpg pool cannot migrate; run: eventstore migrate up --url ...")
 
 
-class Transaction:
-    """Appends and reads inside one transaction. Made by `store.transaction()`."""
-
-    def __init__(self, connection: AsyncpgConnection, registry: Registry, limits: Limits) -> None:
-        self._connection = connection
-        self._registry = registry
-        self._limits = limits
-        self._done: list[PreparedAppend] = []
-
-    @property
-    def appended(self) -> bool:
-        """Whether anything was appended through it."""
-        return bool(self._done)
-
-    @property
-    def appended_ids(self) -> tuple[tuple[str, ...], tuple[UUID, ...]]:
-        """The streams and the ids of the events appended so far."""
-        ids = tuple(event_id for one in self._done for event_id in one.event_ids)
-        return tuple(one.stream_id for one in self._done), ids
-
-    @property
-    def connection(self) -> Any:  # asyncpg.Connection; named by its owner, the driver
-        """The asyncpg connection, for SQL of the caller's in the same transaction."""
-        return self._connection.raw
-
-    async def append(self, stream_id: str, events: object, *, expect: int | Expectation = ANY) -> Appended:
-        """As `EventStore.append`, but committed with the transaction. A conflict leaves the transaction usable."""
-        one = appends.prepare(self._registry, stream_id, events, expect=expect, limits=self._limits)
-        for attempt in range(RACES):
-            try:
-                async with self._connection.transaction():
-                    (outcome,) = await self._connection.run(appends.append([one], contended=attempt > 0))
-            except UniqueViolation as error:
-                refuse_reused_position(error)
-                continue
-            if isinstance(outcome, VersionConflict):
-                raise outcome
-            self._done.append(one)
-            return outcome
-        raise LockTimeout(f"{RACES} attempts to append to {stream_id!r} each lost a race")
-
-    async def read_stream(
-        self, stream_id: str, *, after: int = 0, before: int | None = None, limit: int | None = None
-    ) -> list[Recorded[Any]]:
-        """Read a stream, this transaction's own appends included, as a list."""
-        check_name(stream_id, "a stream id")
-        low, high = _check_bounds(after, before, limit)
-        most = _BEYOND_ALL if limit is None else limit
-        rows = await self._connection.run(read.read_stream("", stream_id, low, high, most, backwards=False))
-        return read.decode(self._registry, rows)
-
-
 def prepared(store: EventStore, stream_id: str, events: object, expect: object) -> PreparedAppend:
     """Check and encode one append for `store`."""
     return appends.prepare(store._registry, stream_id, events, expect=expect, limits=store._limits)
 
 
-def refuse_reused_position(error: UniqueViolation) -> None:
-    """A lost race for a version is tried again; a position that is taken already is no race.
-
-    Raises:
-        SequenceBehind: the sequence of positions lies behind the log.
-    """
-    if "events_position_key" in str(error):
-        raise SequenceBehind(
-            "the sequence eventstore.events_position_seq gives out positions that are taken: a restore left it behind the "
-            "log. Stop all writers, then: select setval('eventstore.events_position_seq', (select max(position) from "
-            "eventstore.events))"
-        ) from error
-
-
 def _schema_name(name: str) -> str:
     return schema.check_schema_name(name)
-
-
-def _check_bounds(after: int, before: int | None, limit: int | None) -> tuple[int, int]:
-    for what, value in (("after", after), ("before", before), ("limit", limit)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise InvalidArgument(f"{what} must be an int >= 0, got {value!r}")
-    return after, _BEYOND_ALL if before is None else before

@@ -51,6 +51,7 @@ class _Fold:
     absent: dict[str, tuple[bool, Value]] | Literal[False] | None = None
 
     def assign(self, columns: dict[str, Value]) -> None:
+        """Set columns, whether the row was there or not."""
         for name, value in columns.items():
             self.changes[name] = (False, value)
         if isinstance(self.absent, dict):
@@ -58,6 +59,7 @@ class _Fold:
                 self.absent[name] = (False, value)
 
     def add(self, amounts: dict[str, Value]) -> None:
+        """Add to columns, whether the row was there or not."""
         _add(self.changes, amounts)
         if isinstance(self.absent, dict):
             _add(self.absent, amounts)

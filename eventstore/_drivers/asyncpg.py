@@ -331,6 +331,7 @@ class _Borrowed(AsyncpgConnection):
         self._pool = pool
 
     async def close(self) -> None:
+        """Give it back."""
         await self._pool.release(self.raw)
 
 

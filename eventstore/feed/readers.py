@@ -67,6 +67,7 @@ class _Source:
                 raise LogRewound(after, last, "nothing that far was ever given out")
 
     async def rows(self, after: int, upto: int, limit: int) -> tuple[Sequence[Row], int]:
+        """Return one batch, and how far it covers the log."""
         return await self.driver.run("read", read.read_log(after, upto, limit, self.wanted))
 
 

@@ -175,6 +175,7 @@ class _Refused(Codec):
         self.decode = self._refuse
 
     def encode(self, event: object) -> EncodedEvent:
+        """Refuse it."""
         raise self._error
 
     def _refuse(self, document: str) -> Any:

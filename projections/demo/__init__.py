@@ -118,6 +118,7 @@ class _Counted:
         self.found: dict[str, dict[str, int]] = {}
 
     def add(self, country: str, **amounts: int) -> None:
+        """Add amounts to a country's."""
         row = self.found.setdefault(country, {})
         for name, amount in amounts.items():
             row[name] = row.get(name, 0) + amount
