@@ -201,6 +201,31 @@ def test_missing_binaries_say_what_was_tried_and_what_to_install(monkeypatch, tm
         assert word in str(caught.value)
 
 
+def test_the_finders_are_asked_in_their_order(monkeypatch, tmp_path):
+    """A named folder, the wheel, pg_config, the usual folders: the first that has binaries."""
+    real = _binaries.find_binaries()
+    elsewhere = tmp_path / "usual" / "18" / "bin"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.symlink_to(real.bindir)
+    asked = tmp_path / "pg_config"
+    asked.write_text(f"#!/bin/sh\necho {real.bindir}\n")
+    asked.chmod(0o755)
+    monkeypatch.setattr(_binaries, "_FOLDERS", (str(tmp_path / "usual" / "*" / "bin"),))
+
+    monkeypatch.setenv("EVENTSTORE_PG_BINDIR", str(elsewhere))
+    assert _binaries.find_binaries().source.startswith("EVENTSTORE_PG_BINDIR")
+    monkeypatch.delenv("EVENTSTORE_PG_BINDIR")
+    assert _binaries.find_binaries().source.startswith("wheel")
+    monkeypatch.setattr(_binaries, "_WHEEL", "no_such_wheel")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert "pg_config" in _binaries.find_binaries().source
+    asked.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _binaries.find_binaries() == _binaries.Binaries(elsewhere, real.version, str(elsewhere))
+    with pytest.raises(EmbeddedUnavailable, match="version 99"):
+        _binaries.find_binaries(99)
+
+
 def test_a_folder_of_another_major_version_is_refused(tmp_path):
     """Its files cannot be read by this server."""
     (tmp_path / "cluster").mkdir()
