@@ -9,7 +9,7 @@
 -- Indexes: events_pkey, backwards, one look-up a stream. No plan may depend on statistics: a plan made while the table
 -- is empty stays a sequential scan as it grows (measured: 1,600 instead of 26,000 groups of 8 a second), hence the
 -- settings. With enable_seqscan off, jit would strike on PostgreSQL 17 and older (25 ms a call). A generic plan is the same
--- plan, made once instead of at each call (a third of a call's time, measured).
+-- plan, made once instead of at each call (520 instead of 680 us a call without waiting for the disk, measured).
 create function "eventstore".append_v1(
     tenants text[], streams text[], expects bigint[],
     heads int[], ordinals int[], types text[], schema_versions smallint[], event_ids uuid[], correlation_ids text[],
