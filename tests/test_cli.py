@@ -116,7 +116,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(args, why):
 def test_a_database_without_the_schema_says_what_to_run(empty_database):
     """And running it cures it."""
     assert "eventstore migrate up" in cli("read", url=empty_database, code=2)
-    assert "3 behind" not in cli("migrate", "status", url=empty_database)
+    assert "1 behind: run eventstore migrate up" in cli("migrate", "status", url=empty_database)
     assert "up to date" in cli("migrate", "up", url=empty_database)
     assert json.loads(cli("migrate", "status", "--json", url=empty_database))["pending"] == 0
     assert "no events" in cli("read", url=empty_database)

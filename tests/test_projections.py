@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import projection_child
@@ -249,8 +250,6 @@ async def test_a_second_daemon_waits_and_takes_over_when_the_first_stops(store, 
 
 async def test_a_stale_owner_writes_nothing(store, database):
     """Two daemons both believe to own the follower: the epoch lets only the later one's batches through."""
-    from uuid import uuid4
-
     async with Schedule(database):
         old, new = [await spi.connect(store, name, {}) for name in ("old", "new")]
         mine, other = uuid4(), uuid4()
@@ -280,8 +279,6 @@ async def test_a_stale_owner_writes_nothing(store, database):
 
 async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database):
     """A stopped process inside a batch would block its successor for ever."""
-    from uuid import uuid4
-
     old, new = [await spi.connect(store, name, {"lock_timeout": "3s"}) for name in ("old", "new")]
     mine, other = uuid4(), uuid4()
     await new.run(checkpoints.heartbeat(mine, "old", 30))
@@ -300,6 +297,37 @@ async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database
     assert await new.run(checkpoints.stands_at("F", 0)) == 0
     await old.close()
     await new.close()
+
+
+async def test_a_taker_that_may_not_terminate_takes_over_all_the_same(database):
+    """The expired owner belongs to a superuser; the taker may follow, and nothing more. The epoch does the fencing."""
+    for sql in (
+        "create table applied (event_id uuid primary key, times int)",
+        "grant all on applied to public",
+        "do $$ begin create role pges_taker login; exception when duplicate_object or unique_violation then null; end $$",
+        "grant eventstore_follow to pges_taker",
+        "grant pg_read_all_stats to pges_taker",
+    ):
+        await ask(database, sql)
+    as_taker = database.replace("postgres@", "pges_taker@", 1).replace("postgres:", "pges_taker:", 1)
+    async with EventStore(database) as owner, EventStore(as_taker) as store:
+        await owner.append("a-1", Deposited(amount=1))
+        old, mine = await spi.connect(owner, "old", {}), uuid4()
+        await old.run(checkpoints.heartbeat(mine, "old", 30))
+        async with old.transaction():
+            held = await old.run(checkpoints.acquire("Applied", 0, mine))
+        await old.run(checkpoints.heartbeat(mine, "old", -1))
+        new = await spi.connect(store, "new", {})
+        with pytest.raises(errors.PermissionDenied):
+            await new.run(checkpoints.end_expired("Applied", 0, uuid4()))
+        await new.close()
+        async with Daemon(store, [Applied()]) as daemon:
+            await asyncio.wait_for(daemon.run_until_caught_up(), 20)
+            assert daemon.applied == 1
+        with pytest.raises(checkpoints.LeaseLost):
+            async with old.transaction():
+                await old.run(checkpoints.lock("Applied", 0, held))
+        await old.close()
 
 
 async def test_a_lost_connection_is_made_again_and_nothing_is_applied_twice(store, database):

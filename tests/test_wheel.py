@@ -51,6 +51,6 @@ def test_the_wheel_migrates_an_empty_database(empty_database, tmp_path):
     installed("eventstore", "append", "a-1", "T", "{}")
     assert '"stream_id": "a-1"' in installed("eventstore", "read", "--json")
     assert "follower" in installed("projections", "status")
-    assert "going" not in installed("eventstore", "migrate", "down", "--yes")
+    assert '"current": 0' in installed("eventstore", "migrate", "down", "--yes", "--json")
     location = run(python, "-c", "import eventstore; print(eventstore.__file__)", cwd=elsewhere)
     assert str(tmp_path) in location
