@@ -8,7 +8,7 @@ from ._operations.append import Limits
 from .context import Context
 from .errors import EventStoreError, VersionConflict
 from .events import Appended, Event, NewEvent, Recorded, UnknownEvent
-from .feed import Batch, LogReader, Subscription
+from .feed import Batch, LogReader, Subscription, WakeUps
 from .serialization import EventType
 from .store import EventStore
 from .streams import ANY, EXISTS, NO_STREAM, Expectation, Position, StreamId, Version
@@ -37,4 +37,5 @@ __all__ = [
     "UnknownEvent",
     "Version",
     "VersionConflict",
+    "WakeUps",
 ]

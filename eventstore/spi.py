@@ -5,20 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from ._drivers import urls
-from ._drivers.asyncpg import STATEMENT_SECONDS, AsyncpgConnection, translated
+from ._drivers.asyncpg import READER_SETTINGS, STATEMENT_SECONDS, AsyncpgConnection, translated
+from ._failpoints import armed, hit, register
+from ._operations.blockers import find_blocked
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
 from .feed import Subscription
 from .feed.rounds import Settled
 from .store import EventStore
+from .telemetry import FeedBlocked
 
 __all__ = [
     "AsyncpgConnection",
     "Operation",
     "Row",
     "Statement",
+    "armed",
+    "blocked",
     "connect",
+    "hit",
     "load_sql",
+    "register",
     "settled",
     "sqlalchemy_url",
     "subscribe_by_name",
@@ -57,6 +64,15 @@ def subscribe_by_name(
 async def settled(store: EventStore, seconds: float) -> Settled:
     """Make a fresh settled mark; see `Frontier.settled`."""
     return await store._frontier.settled(seconds)
+
+
+async def blocked(store: EventStore, *, at_least_seconds: float) -> FeedBlocked | None:
+    """Return whether readers of the log wait, and for whom; see `find_blocked`."""
+    connection = await store._driver.connect("status", READER_SETTINGS)
+    try:
+        return await connection.run(find_blocked(at_least_seconds))
+    finally:
+        await connection.close()
 
 
 def sqlalchemy_url(store: EventStore) -> str:

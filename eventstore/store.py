@@ -17,6 +17,7 @@ from . import embedded, schema
 from ._binaries import OLDEST_MAJOR
 from ._drivers import urls
 from ._drivers.asyncpg import READER_SETTINGS, AsyncpgDriver, Budget
+from ._failpoints import armed, hit, register
 from ._operations import append as appends
 from ._operations import read
 from ._operations.append import Limits, PreparedAppend
@@ -32,12 +33,18 @@ from .errors import (
     VersionConflict,
 )
 from .events import Appended, Recorded
-from .feed import Frontier, LogReader, Subscription
+from .feed import Frontier, LogReader, Subscription, WakeUps
 from .serialization import EventType, Registry, Unknown
 from .streams import ANY, Expectation, Position, check_name
+from .telemetry import Telemetry
 from .transaction import RACES, Transaction, check_bounds, refuse_reused_position
 
 __all__ = ["EventStore", "Transaction"]
+
+SENDING: Final = register("append.before_send", "the append is checked and encoded; nothing was sent")
+COMMITTED: Final = register("append.after_commit", "the append is committed; neither the caller nor the readers are told")
+COMMITTING: Final = register("transaction.before_commit", "its appends are sent; COMMIT is not")
+TRANSACTION_COMMITTED: Final = register("transaction.after_commit", "it is committed; neither caller nor readers are told")
 
 WATCH_SECONDS: Final = 10.0
 """How long a look at the log may take before its connection is given up: a network may swallow the answer."""
@@ -54,11 +61,13 @@ class EventStore:
         events: the event classes that count; default: every `Event` subclass seen so far, looked at on use.
         unknown_events: what a read makes of a type without a class: "keep" an `UnknownEvent`, or an "error".
         migrate: bring the schema up to date in `open()`; ``embedded:`` always does.
-        max_connections: the most connections that the store opens, at least 4. Each is opened when first needed.
-            Default 10: 2 for appends, 3 for transactions, 4 for reads, 1 that watches the log for all subscribers.
+        max_connections: the most connections that the store opens, at least 5. Each is opened when first needed.
+            Default 10: 2 for appends, 3 for transactions, 3 for reads, 1 that watches the log for all subscribers, 1 that
+            listens.
         limits: the largest events and appends that are taken.
         application_name: what ``pg_stat_activity`` shows, with each connection's purpose behind it.
-        poll_seconds: the longest that an event which another process appended goes unnoticed by a subscriber.
+        wake_ups: how it learns that others have appended, and tells them. Default: notifications, and a poll behind them.
+        telemetry: told what is worth watching, such as readers that wait for somebody else's transaction.
     """
 
     def __init__(
@@ -72,7 +81,8 @@ class EventStore:
         max_connections: int = 10,
         limits: Limits | None = None,
         application_name: str = "eventstore",
-        poll_seconds: float = 0.25,
+        wake_ups: WakeUps | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._url = url
         self._schema = _schema_name(schema)
@@ -83,7 +93,9 @@ class EventStore:
         self._budget = Budget.of(max_connections)
         self._limits = limits or Limits()
         self._name = application_name
-        self._poll_seconds = poll_seconds
+        self._wake_ups = wake_ups or WakeUps()
+        self._listen_dsn = urls.to_libpq(self._wake_ups.listen_url) if self._wake_ups.listen_url else ""
+        self._telemetry = telemetry
         self._server: embedded.EmbeddedServer | None = None
         self._is_open = False
         self._dsn = "" if self._embedded or self._pool is not None else urls.to_libpq(url)
@@ -196,11 +208,15 @@ class EventStore:
                 async with connection.transaction():
                     yield transaction
                     committing = True
+                    if armed:
+                        await hit(COMMITTING)
             except ConnectionLost as error:
                 if committing and transaction.appended:
                     raise AppendUnknown(*transaction.appended_ids, str(error)) from error
                 raise
             if transaction.appended:
+                if armed:
+                    await hit(TRANSACTION_COMMITTED)
                 self._frontier.touch()
 
     def context(
@@ -213,6 +229,14 @@ class EventStore:
     ) -> AbstractContextManager[Context]:
         """Set correlation, causation, actor and metadata for every append inside a ``with`` block."""
         return use_context(correlation_id=correlation_id, causation_id=causation_id, actor=actor, **metadata)
+
+    def wake(self) -> None:
+        """Hint: somebody has committed events, and this store has not seen it, as with an INSERT on a connection of yours.
+
+        Subscribers look at the log at once, in this process and, by a notification, in others; a settled mark is
+        published. Cheap, coalesced, never raises; forgetting it costs the poll's pause, nothing else.
+        """
+        self._frontier.touch()
 
     # -- reading
 
@@ -297,6 +321,8 @@ class EventStore:
 
     async def _send(self, group: Sequence[PreparedAppend], order: Any = None) -> list[Appended | VersionConflict]:
         """Send appends for different streams as one statement; see `_operations.append`."""
+        if armed:
+            await hit(SENDING)
         for attempt in range(RACES):
             contended = attempt > 0
             operation = (
@@ -313,6 +339,8 @@ class EventStore:
                 except ConnectionLost as error:
                     ids = tuple(event_id for one in group for event_id in one.event_ids)
                     raise AppendUnknown(tuple(one.stream_id for one in group), ids, str(error)) from error
+            if armed:
+                await hit(COMMITTED)
             self._frontier.touch()
             return outcomes
         raise LockTimeout(
@@ -328,7 +356,11 @@ class EventStore:
     def _new_frontier(self) -> Frontier:
         settings = {**READER_SETTINGS, "lock_timeout": "5s"}
         return Frontier(
-            lambda: self._driver.connect("marks", settings, statement_seconds=WATCH_SECONDS), poll_seconds=self._poll_seconds
+            lambda: self._driver.connect("marks", settings, statement_seconds=WATCH_SECONDS),
+            lambda: self._driver.connect("listen", {}, dsn=self._listen_dsn),
+            f"{self._schema}_log",
+            wake_ups=self._wake_ups,
+            telemetry=self._telemetry,
         )
 
     async def _check_server(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ._drivers.asyncpg import AsyncpgConnection
+from ._failpoints import armed, hit, register
 from ._operations import append as appends
 from ._operations import read
 from ._operations.append import Limits, PreparedAppend
@@ -15,6 +16,8 @@ from .serialization import Registry
 from .streams import ANY, Expectation, check_name
 
 __all__ = ["RACES", "Transaction", "check_bounds", "refuse_reused_position"]
+
+APPENDED: Final = register("transaction.after_append", "events are inserted in an open transaction; nobody sees them")
 
 RACES: Final = 100
 """How often an append that lost a race for a version is sent again; contenders queue, so one more is rarely needed."""
@@ -60,6 +63,8 @@ class Transaction:
             if isinstance(outcome, VersionConflict):
                 raise outcome
             self._done.append(one)
+            if armed:
+                await hit(APPENDED)
             return outcome
         raise LockTimeout(f"{RACES} attempts to append to {stream_id!r} each lost a race")
 

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 from eventstore import EventStore
 from eventstore.errors import EventStoreError, InvalidArgument, Transient
-from eventstore.spi import AsyncpgConnection, connect, settled, sqlalchemy_url
+from eventstore.spi import AsyncpgConnection, armed, connect, hit, register, settled, sqlalchemy_url
 
 from ._operations import checkpoints
 from .errors import InvalidProjection
@@ -31,6 +31,11 @@ from .runner import ProjectionRun
 __all__ = ["Daemon"]
 
 _log = logging.getLogger("projections")
+
+BEATING: Final = register("lease.before_heartbeat", "the heartbeat is due; it has not been renewed")
+BEAT: Final = register("lease.after_heartbeat", "the heartbeat is renewed and committed")
+RELEASING: Final = register("lease.before_release", "every batch has ended; the leases have not been given back")
+RELEASED: Final = register("lease.after_release", "the leases are given back and committed")
 
 LEASE_SECONDS: Final = 30.0
 """How long a daemon that has died keeps others out. Above every timeout of its connections, and above a long pause of
@@ -147,14 +152,22 @@ class Daemon:
     async def _beat(self) -> None:
         if self._heart is None or self._heart.closed:
             self._heart = await connect(self._store, "heartbeat", {"lock_timeout": "5s"}, statement_seconds=10)
+        if armed:
+            await hit(BEATING)
         await self._heart.run(checkpoints.heartbeat(self._owner, self._name, self._lease_seconds))
+        if armed:
+            await hit(BEAT)
 
     async def _release(self) -> None:
         """Give the leases back; a server that does not answer finds out by itself."""
         with contextlib.suppress(Transient):
             if self._heart is None or self._heart.closed:
                 self._heart = await connect(self._store, "heartbeat", {}, statement_seconds=10)
+            if armed:
+                await hit(RELEASING)
             await self._heart.run(checkpoints.release(self._owner))
+            if armed:
+                await hit(RELEASED)
         if self._heart is not None:
             await self._heart.close()
 

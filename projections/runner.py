@@ -22,7 +22,7 @@ from uuid import UUID
 
 from eventstore import Batch, EventStore, Recorded
 from eventstore.errors import DatabaseRefused, LockTimeout, PermissionDenied, Transient
-from eventstore.spi import AsyncpgConnection, connect, subscribe_by_name, transient, type_name
+from eventstore.spi import AsyncpgConnection, armed, connect, hit, register, subscribe_by_name, transient, type_name
 
 from ._operations import checkpoints
 from ._operations.checkpoints import Held
@@ -33,6 +33,16 @@ from .rows import Rows, TableWriter
 __all__ = ["ProjectionRun", "Tx"]
 
 _log = logging.getLogger("projections")
+
+BEFORE_BATCH: Final = register("runner.before_batch", "events are read; the batch's transaction has not begun")
+LOCKED: Final = register("runner.after_lock", "the checkpoint is locked and the epoch is ours; no handler has run")
+HANDLED: Final = register("runner.after_handlers", "handlers have run; folded rows have not been written")
+BEFORE_SAVE: Final = register("runner.before_save", "effects are written; the checkpoint has not moved")
+AFTER_SAVE: Final = register("runner.after_save", "effects and checkpoint are written; the batch is not committed")
+AFTER_BATCH: Final = register("runner.after_commit", "the batch is committed; the runner does not know it yet")
+TAKING: Final = register("lease.before_take", "the follower is to be taken; nothing was written")
+TAKEN_NOT_COMMITTED: Final = register("lease.after_take", "lease and epoch are written; the takeover is not committed")
+TAKEN: Final = register("lease.after_commit", "the follower is ours, committed; no batch has begun")
 
 TAKE_SECONDS: Final = 1.0
 """How often a daemon without the lease looks whether it is free: one cheap query."""
@@ -162,9 +172,15 @@ class ProjectionRun:
             with contextlib.suppress(PermissionDenied):
                 await connection.run(checkpoints.end_expired(self.name, self.shard, self.owner))
             with contextlib.suppress(LockTimeout):  # a stopped owner still holds its checkpoint
+                if armed:
+                    await hit(TAKING)
                 async with connection.transaction():
                     held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
+                    if armed and held is not None:
+                        await hit(TAKEN_NOT_COMMITTED)
                 if held is not None:
+                    if armed:
+                        await hit(TAKEN)
                     self._held = held
                     return connection
             await asyncio.sleep(TAKE_SECONDS * random.uniform(0.5, 1.0))
@@ -199,15 +215,27 @@ class ProjectionRun:
             self._writer.folds.clear()
         handled, begun = 0, time.monotonic()
         first = last = upto
+        if armed:
+            await hit(BEFORE_BATCH)
         async with connection.transaction():
             await connection.run(checkpoints.lock(self.name, self.shard, self._held))
+            if armed:
+                await hit(LOCKED)
             while events and (not handled or time.monotonic() - begun < BATCH_SECONDS):
                 await self._handle(connection, events[0])
                 last = events.popleft().position
                 first = first if handled else last
                 handled += 1
+            if armed:
+                await hit(HANDLED)
             await self._write(connection, first, last)
+            if armed:
+                await hit(BEFORE_SAVE)
             held = await self._save(connection, first, last, last if events else upto)
+            if armed:
+                await hit(AFTER_SAVE)
+        if armed:
+            await hit(AFTER_BATCH)
         self._held = held
         self._saved_at = time.monotonic()
         self.applied += handled

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from eventstore import EventStore, _binaries, embedded, events, schema
+from eventstore import EventStore, WakeUps, _binaries, embedded, events, schema
 
 SERVER = pytest.StashKey[str]()
 EMBEDDED = pytest.StashKey[object]()
@@ -164,5 +164,5 @@ def empty_database(server):
 @pytest.fixture
 async def store(database):
     """An open store on a fresh database."""
-    async with EventStore(database, poll_seconds=0.05) as opened:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as opened:
         yield opened

@@ -5,7 +5,7 @@ import sys
 
 import sqlalchemy as sa
 
-from eventstore import Event, EventStore
+from eventstore import Event, EventStore, WakeUps
 from projections import Daemon, Projection, on
 
 metadata = sa.MetaData()
@@ -55,7 +55,7 @@ class Applied(Projection):
 
 async def main(url, lease_seconds):
     async with (
-        EventStore(url, poll_seconds=0.02) as store,
+        EventStore(url, wake_ups=WakeUps(poll_seconds=0.02, listen=False)) as store,
         Daemon(store, [Balances(), Applied()], create=True, lease_seconds=lease_seconds) as daemon,
     ):
         print("running", flush=True)

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from eventstore import Event, EventStore, embedded, errors
+from eventstore import Event, EventStore, WakeUps, embedded, errors
 from eventstore import store as store_module
 from eventstore._operations import marks
 from eventstore.feed import frontier
@@ -226,7 +226,7 @@ async def test_an_ancient_hole_behind_an_idle_writer_costs_nothing(database, sch
         await first._frontier.publish(marks.Mark(2, dt.datetime.now(dt.UTC)))
     idle = await hold(writer, "a-2")
 
-    async with EventStore(database, poll_seconds=0.05) as later:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as later:
         reader = Reader(later)
         step = schedule.start("reader", reader.upto(1), looks=reader.looks)
         assert await schedule.unblocks(step) == [2]
@@ -283,7 +283,7 @@ async def test_a_transaction_that_only_reads_or_writes_elsewhere_is_not_waited_f
 async def test_the_readers_connection_dies_and_it_goes_on(database, schedule):
     """Holders known before the reconnect are forgotten; the mark is begun anew and still does not pass the hole."""
     slow, quick, killer = [await schedule.session(name) for name in ("slow", "quick", "killer")]
-    async with EventStore(database, poll_seconds=0.05, application_name="cut") as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False), application_name="cut") as store:
         reader = Reader(store)
         await hold(slow, "a-1")
         await insert(quick, "b-1")
@@ -318,7 +318,7 @@ async def test_a_log_that_lost_its_tail_is_reported_not_skipped_over(database, s
     quick, killer = await schedule.session("quick"), await schedule.session("killer")
     for n in range(3):
         await insert(quick, f"b-{n}")
-    async with EventStore(database, poll_seconds=0.05, application_name="cut") as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False), application_name="cut") as store:
         reader = Reader(store)
         step = schedule.start("reader", reader.upto(9), looks=reader.looks)
         while len(reader.seen) < 3:
@@ -341,7 +341,7 @@ async def test_another_log_behind_the_same_address_is_reported(database, schedul
     """A restored copy carries another epoch once its operator gave it one."""
     quick, killer = await schedule.session("quick"), await schedule.session("killer")
     await insert(quick, "b-1")
-    async with EventStore(database, poll_seconds=0.05, application_name="cut") as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False), application_name="cut") as store:
         reader = Reader(store)
         step = schedule.start("reader", reader.upto(9), looks=reader.looks)
         while not reader.seen:
@@ -398,7 +398,7 @@ async def test_a_cursor_from_before_is_checked_too_after_a_reconnect(database, s
     quick, killer = await schedule.session("quick"), await schedule.session("killer")
     for n in range(3):
         await insert(quick, f"b-{n}")
-    async with EventStore(database, poll_seconds=0.05, application_name="cut") as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False), application_name="cut") as store:
         reader = Reader(store, after=3)
         step = schedule.start("reader", reader.upto(9), looks=reader.looks)
         await schedule.blocks(step)
@@ -452,7 +452,7 @@ async def test_an_answer_that_never_comes_is_given_up(database, schedule, monkey
     """A network that swallows it: the connection is made anew and the subscription goes on."""
     monkeypatch.setattr(store_module, "WATCH_SECONDS", 0.5)
     quick = await schedule.session("quick")
-    async with EventStore(database, poll_seconds=0.05) as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
         reader = Reader(store)
         step = schedule.start("reader", reader.upto(2), looks=reader.looks)
         await insert(quick, "b-1")

@@ -11,7 +11,7 @@ import random
 import asyncpg
 import pytest
 
-from eventstore import Event, EventStore
+from eventstore import Event, EventStore, WakeUps
 
 pytestmark = [pytest.mark.server, pytest.mark.soak]
 
@@ -120,7 +120,7 @@ async def test_no_reader_skips_an_event_while_sixteen_writers_commit_out_of_orde
     seed = request.config.getoption("randomly_seed", 0)
     ledger = Ledger()
     seen = {name: [] for name in ("all", "even", "late", "again", "broken")}
-    async with EventStore(database, poll_seconds=0.01, max_connections=12) as store:
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.01, listen=False), max_connections=12) as store:
         writers = [asyncio.create_task(write(database, n, ledger, f"{seed}-{n}")) for n in range(WRITERS)]
         readers = [
             asyncio.create_task(follow(store, seen["all"])),

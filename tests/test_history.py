@@ -87,7 +87,7 @@ async def test_an_answer_given_behind_a_held_lock_holds_nothing_recorded_later(s
 
 async def test_questions_stay_within_the_connection_budget(database):
     """Forty at once, each of which needs a new mark."""
-    async with EventStore(database, max_connections=4, application_name="budget") as store:
+    async with EventStore(database, max_connections=5, application_name="budget") as store:
         await store.append("a-1", Noted(n=1))
         async with store.transaction() as tx:
             now = await tx.connection.fetchval("select clock_timestamp()")

@@ -373,7 +373,7 @@ async def test_the_log_refuses_update_delete_and_truncate(store):
 async def test_the_store_takes_urls_engines_and_pools(database):
     """postgresql+asyncpg, a SQLAlchemy URL, an AsyncEngine, an asyncpg pool."""
     engine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
-    pool = await asyncpg.create_pool(database, min_size=0, max_size=4, ssl=False)
+    pool = await asyncpg.create_pool(database, min_size=0, max_size=5, ssl=False)
     for n, address in enumerate((database.replace("postgresql:", "postgresql+psycopg:"), engine, engine.url, pool)):
         async with EventStore(address) as store:
             await store.append("a-1", Deposited(amount=n), expect=n)
@@ -462,8 +462,8 @@ async def test_a_process_stays_within_its_connection_budget(database):
                 " and datname = current_database()"
             )
         assert 3 <= count <= 6
-    with pytest.raises(errors.InvalidArgument, match="at least 4"):
-        EventStore(database, max_connections=3)
+    with pytest.raises(errors.InvalidArgument, match="at least 5"):
+        EventStore(database, max_connections=4)
 
 
 async def test_a_killed_connection_is_an_unknown_append_or_a_lost_one_and_the_store_goes_on(database):
@@ -547,7 +547,7 @@ async def test_open_twice_and_a_pool_too_small_are_refused(database):
             await store.open()
         await store.append("a-1", Deposited(amount=1))
     async with asyncpg.create_pool(database, min_size=0, max_size=2, ssl=False) as pool:
-        with pytest.raises(errors.InvalidArgument, match="needs 4"):
+        with pytest.raises(errors.InvalidArgument, match="needs 5"):
             await EventStore(pool).open()
 
 
@@ -590,7 +590,7 @@ async def test_waiting_for_a_free_connection_ends(database, monkeypatch):
 
 async def test_reading_holds_no_connection_between_batches(database):
     """A reader that is slow on its side blocks nobody."""
-    async with EventStore(database, max_connections=4) as store:
+    async with EventStore(database, max_connections=5) as store:
         await store.append("a-1", [Deposited(amount=n) for n in range(500)])
         readers = [store.read_stream("a-1") for _ in range(20)]
         for reader in readers:

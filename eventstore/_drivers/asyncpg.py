@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -39,7 +39,7 @@ ACQUIRE_SECONDS: Final = 30.0
 STATEMENT_SECONDS: Final = 60.0
 """How long a statement of ours may take: none takes a hundredth of it, but a network may swallow the answer."""
 
-SMALLEST_BUDGET: Final = 4
+SMALLEST_BUDGET: Final = 5
 
 _COMMON: Final = {
     "default_transaction_isolation": "read committed",
@@ -68,26 +68,28 @@ class Budget:
         append: for appends; each holds one only while a statement runs.
         transaction: for `store.transaction()`; each holds one as long as the block lasts.
         read: for reads; none is held between batches.
-        marks: always one: it settles, publishes and watches the log for every subscriber of the process.
+        marks: always one: it settles, publishes and watches the log for every subscriber of the process, and wakes others.
+        listen: always one: it hears that others have appended.
     """
 
     append: int = 2
     transaction: int = 3
-    read: int = 4
+    read: int = 3
     marks: int = 1
+    listen: int = 1
 
     @classmethod
     def of(cls, most: int) -> Budget:
         """Return a budget of `most` connections in all.
 
         Raises:
-            InvalidArgument: fewer than four: one of each kind is the least.
+            InvalidArgument: fewer than five: one of each kind is the least.
         """
         if isinstance(most, bool) or not isinstance(most, int) or most < SMALLEST_BUDGET:
             raise InvalidArgument(f"max_connections must be an int of at least {SMALLEST_BUDGET}, got {most!r}")
         append = 2 if most > SMALLEST_BUDGET else 1
-        transaction = max(1, (most - 1 - append) * 3 // 7)
-        return cls(append, transaction, most - 1 - append - transaction)
+        transaction = max(1, (most - 2 - append) // 2)
+        return cls(append, transaction, most - 2 - append - transaction)
 
 
 class AsyncpgConnection:
@@ -167,6 +169,32 @@ class AsyncpgConnection:
         """Whether the connection is gone."""
         return bool(self.raw.is_closed())
 
+    async def listen(self, channel: str, heard: Callable[[int], None], lost: Callable[[], None]) -> None:
+        """Listen on a channel.
+
+        Args:
+            channel: its name.
+            heard: called at each notification, with the process id of the session that sent it.
+            lost: called once, when the connection is gone.
+
+        Raises:
+            EventStoreError: whatever the driver said, translated.
+        """
+        try:
+            await self.raw.add_listener(channel, lambda _connection, pid, _channel, _payload: heard(pid))
+            self.raw.add_termination_listener(lambda _connection: lost())
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+
+    @property
+    def pid(self) -> int:
+        """The process that serves it, as the server said when it was made; behind a pooler, one of several."""
+        return int(self.raw.get_server_pid())
+
+    def abort(self) -> None:
+        """Close without a word to the server, which may not answer any more."""
+        self.raw.terminate()
+
     async def close(self) -> None:
         """Close politely, or by force if that takes long."""
         try:
@@ -199,8 +227,8 @@ class AsyncpgDriver:
         self._user_pool = address if isinstance(address, asyncpg.Pool) else None
         if self._user_pool is not None and self._user_pool.get_max_size() < SMALLEST_BUDGET:
             raise InvalidArgument(
-                f"the pool may hold {self._user_pool.get_max_size()} connections, the store needs {SMALLEST_BUDGET} (one stays "
-                "with whoever watches the log), and each projection and its daemon one more"
+                f"the pool may hold {self._user_pool.get_max_size()} connections, the store needs {SMALLEST_BUDGET} (one stays with "
+                "whoever watches the log, one listens), and each projection and its daemon one more"
             )
         self._dsn = "" if self._user_pool is not None else str(address)
         self._pools: dict[Kind, Any] = {}  # asyncpg.Pool
@@ -214,7 +242,7 @@ class AsyncpgDriver:
         self._open = True
         for kind in ("append", "transaction", "read"):
             self._pools[kind] = self._user_pool or await asyncpg.create_pool(
-                **self._connect_arguments(kind, _SETTINGS[kind]),
+                **self._connect_arguments(kind, _SETTINGS[kind], self._dsn),
                 command_timeout=None if kind == "transaction" else STATEMENT_SECONDS,
                 min_size=0,
                 max_size=getattr(self._budget, kind),
@@ -283,7 +311,12 @@ class AsyncpgDriver:
             return await connection.run(operation)
 
     async def connect(
-        self, purpose: str, settings: dict[str, str], *, statement_seconds: float | None = STATEMENT_SECONDS
+        self,
+        purpose: str,
+        settings: dict[str, str],
+        *,
+        statement_seconds: float | None = STATEMENT_SECONDS,
+        dsn: str = "",
     ) -> AsyncpgConnection:
         """Open a connection outside of the pools; the caller closes it. From a user's pool it is one of the pool's.
 
@@ -291,36 +324,37 @@ class AsyncpgDriver:
             purpose: what pg_stat_activity shows.
             settings: of the session.
             statement_seconds: how long one statement may take; None: as long as it likes.
+            dsn: another address than the store's, for what does not work through a pooler.
 
         Raises:
             EventStoreError: it could not be made.
         """
         try:
-            if self._user_pool is not None:
+            if self._user_pool is not None and not dsn:
                 return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
-            arguments = self._connect_arguments(purpose, settings)
+            arguments = self._connect_arguments(purpose, settings, dsn or self._dsn)
             raw = await asyncpg.connect(**arguments, command_timeout=statement_seconds)
         except (*DRIVER_ERRORS, ValueError) as error:
-            raise self._cannot_connect(error) from error
+            raise self._cannot_connect(error, dsn or self._dsn) from error
         self._reached = True
         return AsyncpgConnection(raw, self._schema)
 
-    def _connect_arguments(self, purpose: str, settings: dict[str, str]) -> dict[str, Any]:  # of asyncpg.connect
+    def _connect_arguments(self, purpose: str, settings: dict[str, str], dsn: str) -> dict[str, Any]:  # of asyncpg.connect
         arguments: dict[str, Any] = {
-            "dsn": self._dsn,
+            "dsn": dsn,
             "timeout": CONNECT_SECONDS,
             "server_settings": {**_COMMON, **settings, "application_name": f"{self._name} {purpose}"},
         }
-        if urls.is_local(self._dsn):
+        if urls.is_local(dsn):
             arguments["ssl"] = False
         return arguments
 
-    def _cannot_connect(self, error: Exception) -> EventStoreError:
+    def _cannot_connect(self, error: Exception, dsn: str) -> EventStoreError:
         known = translated(error)
         if isinstance(error, asyncpg.PostgresError) or self._reached:
             return known
         why = str(error) or type(error).__name__
-        return CannotConnect(f"cannot connect to {urls.redacted(self._dsn)}: {why}; is the server running there?")
+        return CannotConnect(f"cannot connect to {urls.redacted(dsn)}: {why}; is the server running there?")
 
 
 class _Borrowed(AsyncpgConnection):

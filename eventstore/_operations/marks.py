@@ -12,7 +12,8 @@ A transaction that is prepared (PREPARE TRANSACTION) while we wait keeps its vir
 14.1), so it stays in H; its lock is held without a process until COMMIT PREPARED.
 
 If the connection dies meanwhile, nothing is known: virtual ids are used again after a restart, and a prepared transaction
-has another then. Start again at 1.
+has another then. Start again at 1. A connection pooler may hide a restart, and lead to another server without a word: so
+each step also reads when the server was started, and a change counts as a lost connection.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from ..errors import LogReplaced
+from ..errors import ConnectionLost, LogReplaced
 from ..streams import Position
 from .statement import Operation, Pause, Row, Statement, load_sql
 
@@ -37,6 +38,7 @@ __all__ = [
     "holders_left",
     "last_given",
     "log_state",
+    "notify",
     "open_round",
     "publish",
     "settle",
@@ -48,6 +50,7 @@ _HOLDERS: Final = load_sql(_QUERIES, "holders")
 _ADVANCE: Final = load_sql(_QUERIES, "advance")
 _IDENTITY: Final = load_sql(_QUERIES, "identity")
 _PUBLISH: Final = load_sql(_QUERIES, "publish_mark")
+_NOTIFY: Final = load_sql(_QUERIES, "notify")
 _AS_OF: Final = load_sql(_QUERIES, "as_of")
 
 FIRST_PAUSE: Final = 0.002
@@ -83,11 +86,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """What a connection finds: which log, the published safe mark, the last position given out."""
+    """What a connection finds: which log, the published safe mark, the last position given out, since when it runs."""
 
     identity: Identity
     safe_mark: Position
     last_given: Position
+    started: datetime
 
 
 def log_state() -> Operation[LogState]:
@@ -95,8 +99,8 @@ def log_state() -> Operation[LogState]:
     rows = yield Statement(_IDENTITY)
     if not rows:
         raise LogReplaced("with its row in safe_mark", "without one: a restore left it out, or somebody deleted it")
-    system_identifier, timeline, epoch, safe_mark, last_given = rows[0]
-    return LogState(Identity(system_identifier, timeline, epoch), Position(safe_mark), Position(last_given))
+    system_identifier, timeline, epoch, safe_mark, last_given, started = rows[0]
+    return LogState(Identity(system_identifier, timeline, epoch), Position(safe_mark), Position(last_given), started)
 
 
 def last_given() -> Operation[int]:
@@ -105,18 +109,32 @@ def last_given() -> Operation[int]:
     return int(rows[0][0])
 
 
-def open_round() -> Operation[tuple[Mark, set[str]]]:
-    """Steps 1 and 2: return the mark that will hold, and who must end before it does."""
+def open_round(started: datetime | None = None) -> Operation[tuple[Mark, set[str]]]:
+    """Steps 1 and 2: return the mark that will hold, and who must end before it does.
+
+    Args:
+        started: when the server was started, here and below; None: not known yet.
+
+    Raises:
+        ConnectionLost: it was started at another time: it is not the one that was asked before.
+    """
     rows = yield Statement(_LAST_GIVEN)
     mark = Mark(Position(rows[0][0]), rows[0][1])
     rows = yield Statement(_HOLDERS)  # a later statement: its order is the proof
-    return mark, {row[0] for row in rows}
+    _refuse_restarted(started, rows[0][0])
+    return mark, set(rows[0][1])
 
 
-def holders_left(holders: set[str]) -> Operation[set[str]]:
+def holders_left(holders: set[str], started: datetime | None = None) -> Operation[set[str]]:
     """Step 3, once: return which of `holders` have not ended yet."""
     rows: Sequence[Row] = yield Statement(_HOLDERS)
-    return holders & {row[0] for row in rows}
+    _refuse_restarted(started, rows[0][0])
+    return holders & set(rows[0][1])
+
+
+def _refuse_restarted(known: datetime | None, found: datetime) -> None:
+    if known is not None and known != found:
+        raise ConnectionLost(f"the server that was started at {known} is gone, this one was started at {found}")
 
 
 def settle() -> Operation[Mark]:
@@ -130,11 +148,12 @@ def settle() -> Operation[Mark]:
     return mark
 
 
-def advance(decided: int) -> Operation[tuple[int, bool]]:
+def advance(decided: int, started: datetime | None = None) -> Operation[tuple[int, bool]]:
     """Return how far the log goes on from `decided` without a hole, and whether a hole stopped it."""
     while True:
         rows = yield Statement(_ADVANCE, (decided, CHUNK))
-        reached, seen = rows[0]
+        reached, seen, found = rows[0]
+        _refuse_restarted(started, found)
         whole = reached is not None and reached == seen
         if whole and reached - decided == CHUNK:
             decided = reached
@@ -146,6 +165,11 @@ def publish(mark: Mark, *, always: bool = False) -> Operation[bool]:
     """Publish a settled mark; return whether a time mark was noted. `always`: even if the position has not moved."""
     rows = yield Statement(_PUBLISH, (mark.position, mark.seen_at, always))
     return bool(rows[0][0])
+
+
+def notify() -> Operation[None]:
+    """Wake the listeners of other processes."""
+    yield Statement(_NOTIFY)
 
 
 def as_of(at: datetime) -> Operation[tuple[Position | None, datetime]]:

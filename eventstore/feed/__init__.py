@@ -2,5 +2,6 @@
 
 from .frontier import Frontier
 from .readers import Batch, LogReader, Subscription
+from .wakeups import WakeUps
 
-__all__ = ["Batch", "Frontier", "LogReader", "Subscription"]
+__all__ = ["Batch", "Frontier", "LogReader", "Subscription", "WakeUps"]

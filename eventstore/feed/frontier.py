@@ -8,19 +8,21 @@ mark is only where a start begins; NOTIFY and clocks decide nothing.
 
 - *idle*: nobody waits and everything is published. No statements at all.
 - *watching*: somebody waits for positions behind the frontier. The task looks how far the log goes on without a hole
-  (one index look-up), at once after a local append, else every `poll_seconds` at most.
+  (one index look-up), at once after a local append or a notification, else in growing pauses up to the poll's bound
+  (`wakeups`).
 - *a hole is open, or somebody wants a fresh mark*: a round is opened: the last position given out, and in a later
   statement who could still commit. Holders are looked at again after 2 ms, backing off to 50 ms. When all of a round's
   holders have ended, the frontier moves to the round's position. Rounds overlap, so that one opened later, behind fewer
-  holders, need not wait for an earlier one.
+  holders, need not wait for an earlier one. Who keeps readers waiting for long is named (`blocked`).
 
-**Trust window.** Holders are names that are used again after a restart, so every round dies with the connection. After a
-reconnect the log's identity is compared with the first one seen, the frontier falls back to the published mark, and
-its generation grows: each reader must then check that the last event that it saw still stands where it stood.
+**Trust window.** Holders are names that are used again after a restart, so every round dies with the connection. After
+a reconnect the log's identity is compared with the first one seen, the frontier falls back to the published mark, and
+its generation grows (a server that was restarted behind a pooler counts as one): each reader must then check that the
+last event that it saw still stands where it stood.
 
 **What if it dies here.** The task writes nothing but marks, each in a statement of its own, and a mark only ever says what
-stays true. Killed before publishing: the next start begins a little earlier. A reader that is cancelled leaves its
-future behind; the task drops it.
+stays true; a notification is a hint. Killed before publishing: the next start begins a little earlier. A reader that is
+cancelled leaves its future behind; the task drops it.
 
 Longer than other modules: the states share their data, and cut apart the argument could not be read in one place.
 """
@@ -32,13 +34,17 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 
 from .._drivers.asyncpg import AsyncpgConnection
+from .._failpoints import armed, hit, register
 from .._operations import marks
+from .._operations.blockers import blockers
 from .._operations.marks import Identity, LogState, Mark
 from ..errors import (
     ConnectionLost,
+    DatabaseRefused,
     EventStoreError,
     LogReplaced,
     LogRewound,
@@ -49,14 +55,24 @@ from ..errors import (
     Transient,
 )
 from ..streams import Position
+from ..telemetry import Telemetry
+from .blocked import HoleWatch
 from .rounds import Order, Publishing, Reached, Request, Round, Settled, Waiter
+from .wakeups import LISTENING_POLL_SECONDS, REFUSED_SECONDS, Listener, Sender, WakeUps
 
 __all__ = ["Frontier"]
 
 _log = logging.getLogger("eventstore.feed")
 
-POLL_SECONDS: Final = 0.25
-"""How long an event that another process appended may go unnoticed: the longest pause between two looks."""
+CONNECTED: Final = register("feed.connected", "the connection is made and the log compared; no round is open yet")
+LOOKING: Final = register("feed.before_look", "something calls for a look at the log; no statement was sent")
+DECIDED: Final = register("feed.after_look", "the frontier has moved as far as the look allows; readers are told")
+OPENING: Final = register("feed.before_round", "a round is to be opened; who may still commit has not been asked")
+CLOSING: Final = register("feed.before_close", "rounds are open; whether their holders have ended has not been asked")
+NOTIFYING: Final = register("feed.before_notify", "events are committed; other processes have not been notified")
+NOTIFIED: Final = register("feed.after_notify", "other processes have been notified")
+PUBLISHING: Final = register("marks.before_publish", "a mark is settled; it has not been published")
+PUBLISHED: Final = register("marks.after_publish", "the mark is published and committed")
 
 PUBLISH_SECONDS: Final = 1.0
 """Safe mark and time mark are written at most this often, and only when the log has moved."""
@@ -76,21 +92,28 @@ class Frontier:
 
     Args:
         connect: opens a connection that never appends.
-        poll_seconds: the longest pause between two looks at the log.
-        publish_seconds: the shortest pause between two published marks.
+        connect_listener: opens one for LISTEN.
+        channel: what to listen on.
+        wake_ups: what wakes it, and whom it wakes.
+        telemetry: who is told when readers are blocked.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[AsyncpgConnection]],
+        connect_listener: Callable[[], Awaitable[AsyncpgConnection]],
+        channel: str,
         *,
-        poll_seconds: float = POLL_SECONDS,
-        publish_seconds: float = PUBLISH_SECONDS,
+        wake_ups: WakeUps,
+        telemetry: Telemetry | None,
     ) -> None:
         self._connect = connect
-        self._poll_seconds = poll_seconds
-        self._publish_seconds = publish_seconds
+        self._wake_ups = wake_ups
+        self._listener = Listener(connect_listener, channel, self._heard)
+        self._sender = Sender()
+        self._watch = HoleWatch(telemetry)
         self._connection: AsyncpgConnection | None = None
+        self._started: datetime | None = None
         self._identity: Identity | None = None
         self._decided = 0
         self._generation = 0
@@ -105,6 +128,7 @@ class Frontier:
         self._closed = False
         self._pause = marks.FIRST_PAUSE
         self._idle_pause = SHORTEST_PAUSE
+        self._looked_at = float("-inf")
         self.looks = 0  # how often the task has looked, for tests that must know that it has
 
     # -- what readers and appenders call
@@ -129,6 +153,8 @@ class Frontier:
                 return waiter.future.result()
         self._waiters.append(waiter)
         self._call()
+        if self._wake_ups.listen and position >= 0:
+            self._listener.start()
         try:
             return await waiter.future
         finally:
@@ -189,17 +215,20 @@ class Frontier:
         return self._identity
 
     def touch(self) -> None:
-        """Hint: this process has appended. Readers look at once, and a mark is published within about a second.
+        """Hint: this process has appended. Readers look at once, here and elsewhere; a mark is published within about
+        a second.
 
         Never raises: an append that outlived `close` is committed all the same.
         """
         if not self._closed:
             self._publishing.due = True
+            self._sender.due = self._wake_ups.notify
             self._call()
 
-    def wake(self) -> None:
-        """Hint: somebody has appended. Readers look at once."""
-        self._hint.set()
+    @property
+    def listener(self) -> Listener:
+        """What hears of other processes' appends."""
+        return self._listener
 
     async def publish(self, mark: Mark) -> None:
         """Publish a mark now, with a time mark even if it has not moved.
@@ -224,11 +253,12 @@ class Frontier:
         try:
             if self._task is not None and self._publishing.due and self._publishing.allowed and not self._trouble:
                 with contextlib.suppress(EventStoreError, TimeoutError):
-                    async with asyncio.timeout(self._publish_seconds):
-                        settled = await self.settled(self._publish_seconds / 2)
+                    async with asyncio.timeout(PUBLISH_SECONDS):
+                        settled = await self.settled(PUBLISH_SECONDS / 2)
                         await self.publish(settled.mark)
         finally:
             self._closed = True
+            await self._listener.close()
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
@@ -237,6 +267,11 @@ class Frontier:
             await self._disconnect()
 
     # -- the task
+
+    def _heard(self, pid: int) -> None:
+        """Somebody has appended, or the listener has just begun to listen. Our own notifications are no news."""
+        if self._connection is None or pid != self._connection.pid:
+            self._hint.set()
 
     def _call(self) -> None:
         if self._closed:
@@ -283,10 +318,13 @@ class Frontier:
         try:
             state = await connection.run(marks.log_state())
             self._compare(state)
+            if armed:
+                await hit(CONNECTED)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
+        self._started = state.started
         self._decided = state.safe_mark
         self._generation += 1
         self._identity = state.identity
@@ -314,30 +352,36 @@ class Frontier:
                 waiter.future.set_exception(LogRewound(waiter.position, state.last_given, why))
 
     async def _rest(self) -> None:
-        """Wait until there is something to do: a hint, the poll interval, the next look at holders."""
+        """Wait until there is something to do: a hint, the poll, a notification to send, the next look at holders."""
         if self._requests or self._orders:
             return
+        waits = [self._sender.due_in(_now())]
         if self._rounds:
-            await self._hinted(self._pause)
+            waits.append(self._pause)
             self._pause = min(self._pause * 1.5, marks.LONGEST_PAUSE)
-            return
-        due_in = self._publish_due_in()
-        if self._waiters:
-            await self._hinted(min(self._idle_pause, self._poll_seconds, due_in or self._poll_seconds))
-            self._idle_pause = min(self._idle_pause * 1.5, self._poll_seconds)
         else:
-            await self._hinted(due_in)
+            waits.append(self._publish_due_in())
+            if self._waiters:
+                bound = self._poll_bound()
+                waits.append(min(self._idle_pause, bound))
+                self._idle_pause = min(self._idle_pause * 1.5, bound)
+        await self._hinted(min((seconds for seconds in waits if seconds is not None), default=None))
+
+    def _poll_bound(self) -> float:
+        """The longest pause between two looks while somebody waits."""
+        bound = self._wake_ups.poll_seconds
+        return max(bound, LISTENING_POLL_SECONDS) if self._listener.listening else bound
 
     async def _hinted(self, seconds: float | None) -> None:
-        """Wait for a hint, at most `seconds`, and at least the shortest pause."""
+        """Wait for a hint, at most `seconds`; never less than the shortest pause since the last look."""
         if self._hint.is_set():
-            await asyncio.sleep(SHORTEST_PAUSE if self._waiters or self._rounds else 0)
+            await asyncio.sleep(max(0.0, self._looked_at + SHORTEST_PAUSE - _now()))
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._hint.wait()
-            if self._hint.is_set():
-                self._idle_pause = SHORTEST_PAUSE
+        if self._hint.is_set():
+            self._idle_pause = SHORTEST_PAUSE
         self._hint.clear()
 
     def _publish_due_in(self) -> float | None:
@@ -345,11 +389,14 @@ class Frontier:
         publishing = self._publishing
         if not publishing.allowed or not (publishing.due or self._decided > publishing.position):
             return None
-        return max(0.0, publishing.at + self._publish_seconds - asyncio.get_running_loop().time())
+        return max(0.0, publishing.at + PUBLISH_SECONDS - _now())
 
     async def _look(self, connection: AsyncpgConnection) -> None:
         """Do everything that is due, once."""
+        if armed:
+            await hit(LOOKING)
         self.looks += 1
+        self._looked_at = _now()
         while self._orders:
             await self._obey(connection, self._orders[0])
             self._orders.pop(0)
@@ -358,13 +405,43 @@ class Frontier:
         due = self._publish_due_in() == 0 and not any(r.publishes for r in self._rounds)
         if self._requests or due:
             await self._open_round(connection, publishes=due)
+        hole = False
         if self._waiters or self._rounds:
-            reached, hole = await connection.run(marks.advance(self._decided))
+            reached, hole = await connection.run(marks.advance(self._decided, self._started))
             self._decide(reached)
+            if armed:
+                await hit(DECIDED)
             if hole and not self._rounds:
                 await self._open_round(connection)
+        await self._tell(connection)
         self._answer_opened()
         await self._publish_stuck(connection)
+        if self._watch.is_due(self._decided, _now(), hole=hole and bool(self._waiters)):
+            await self._name_blockers(connection)
+
+    async def _tell(self, connection: AsyncpgConnection) -> None:
+        """Notify other processes of what this one has appended."""
+        if self._sender.due_in(_now()) != 0:
+            return
+        if armed:
+            await hit(NOTIFYING)
+        self._sender.sent(_now())
+        try:
+            await connection.run(marks.notify())
+        except ConnectionLost:
+            self._sender.due = True
+            raise
+        except (Retryable, DatabaseRefused) as error:  # its queue is full, say: the others' poll will have to do
+            self._sender.refused(_now())
+            _log.warning("other processes cannot be notified, trying again in %.0f s: %s", REFUSED_SECONDS, error)
+        if armed:
+            await hit(NOTIFIED)
+
+    async def _name_blockers(self, connection: AsyncpgConnection) -> None:
+        """Say for whom readers wait. The round that was opened first has the fewest to wait for."""
+        behind = [round_ for round_ in self._rounds if round_.mark.position > self._decided]
+        holders = min(behind, key=lambda round_: round_.opened_at).holders if behind else set()
+        self._watch.say(await connection.run(blockers(holders)), _now())
 
     async def _obey(self, connection: AsyncpgConnection, order: Order) -> None:
         """Publish a mark that somebody waits for; a refusal is that caller's."""
@@ -387,12 +464,14 @@ class Frontier:
         if publishes:
             self._publishing.due = False
         try:
-            mark, holders = await connection.run(marks.open_round())
+            if armed:
+                await hit(OPENING)
+            mark, holders = await connection.run(marks.open_round(self._started))
         except BaseException:
             self._requests = requests + self._requests
             self._publishing.due |= publishes
             raise
-        opened = Round(mark, holders, requests, publishes, asyncio.get_running_loop().time())
+        opened = Round(mark, holders, requests, publishes, _now())
         self._pause = marks.FIRST_PAUSE
         if holders:
             self._rounds.append(opened)
@@ -403,8 +482,10 @@ class Frontier:
         self._rounds = [r for r in self._rounds if r.wanted(readers_wait=bool(self._waiters))]
         if not self._rounds:
             return
+        if armed:
+            await hit(CLOSING)
         everybody = set().union(*(r.holders for r in self._rounds))
-        left = await connection.run(marks.holders_left(everybody))
+        left = await connection.run(marks.holders_left(everybody, self._started))
         rounds, self._rounds = self._rounds, []
         for round_ in rounds:
             round_.holders = round_.holders & left
@@ -432,20 +513,24 @@ class Frontier:
 
     async def _publish_stuck(self, connection: AsyncpgConnection) -> None:
         """Publish up to the first hole where a held transaction keeps a round open for long."""
-        now = asyncio.get_running_loop().time()
+        now = _now()
         for round_ in self._rounds:
-            if round_.publishes and now - round_.opened_at > self._publish_seconds:
+            if round_.publishes and now - round_.opened_at > PUBLISH_SECONDS:
                 round_.publishes = False
                 self._publishing.due = True  # what is behind the hole is yet to come
                 await self._publish(connection, self._as_far_as_decided(round_.mark))
 
     async def _publish(self, connection: AsyncpgConnection, mark: Mark) -> None:
         publishing = self._publishing
-        publishing.at = asyncio.get_running_loop().time()
+        publishing.at = _now()
         try:
             if mark.position > publishing.position:
+                if armed:
+                    await hit(PUBLISHING)
                 await connection.run(marks.publish(mark))
                 publishing.position = mark.position
+                if armed:
+                    await hit(PUBLISHED)
         except (PermissionDenied, Retryable) as error:
             if isinstance(error, Retryable) and error.sqlstate != "25006":
                 raise
@@ -490,3 +575,8 @@ class Frontier:
         self._rounds.clear()
         if connection is not None:
             await connection.close()
+
+
+def _now() -> float:
+    """Seconds, on the loop's clock."""
+    return asyncio.get_running_loop().time()

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from .._drivers.asyncpg import AsyncpgDriver
+from .._failpoints import armed, hit, register
 from .._operations import marks, read
 from .._operations.marks import Identity
 from .._operations.read import BatchSize, Filter
@@ -31,6 +32,9 @@ __all__ = ["Batch", "LogReader", "Subscription"]
 
 E = TypeVar("E")
 _log = logging.getLogger("eventstore.feed")
+
+READING: Final = register("feed.before_read", "events are decided; they have not been read")
+DELIVERING: Final = register("feed.after_read", "events are read and decoded; whoever follows has not been given them")
 
 RETRY_SECONDS: Final = (0.05, 2.0)
 """First and longest pause before a subscription reads again after its connection failed; jittered."""
@@ -204,6 +208,8 @@ class Subscription(Generic[E]):
                 await self._verify(reached)
                 if reached.position <= cursor:
                     continue
+                if armed:
+                    await hit(READING)
                 rows, upto = await self._source.rows(cursor, reached.position, size.rows)
             except Transient as error:
                 _log.warning("a subscription at position %d reads again: %s", cursor, error)
@@ -216,6 +222,8 @@ class Subscription(Generic[E]):
                 self._last = (rows[-1][0], rows[-1][6])
             events: list[Recorded[Any]] = read.decode(self._source.registry, rows)
             cursor = upto
+            if armed:
+                await hit(DELIVERING)
             yield Batch(events, upto)
 
     async def _beyond(self, cursor: int, idle_seconds: float | None) -> Reached | None:
