@@ -7,10 +7,12 @@ schema version 1 unless given. Defining a class never raises: types are checked 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +22,12 @@ from .streams import Position, Version
 __all__ = ["Appended", "Event", "NewEvent", "Recorded", "UnknownEvent", "count_definitions", "seen_event_classes"]
 
 E = TypeVar("E")
+
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 _seen: dict[tuple[str, str], type[Event]] = {}
 _definitions = itertools.count(1)
@@ -102,8 +110,12 @@ class NewEvent(Generic[E]):
     causation_id: UUID | None = None
 
 
-class Recorded(NamedTuple, Generic[E]):
-    """A stored event. A tuple, because reading makes one for each event and nothing immutable is cheaper.
+class Recorded(tuple[Sequence[Any], E], Generic[E]):
+    """A stored event, immutable.
+
+    Inside it is a pair: the row as the database gave it, and the typed event. Everything else is taken out of the row when
+    it is asked for: most readers never look at most of it, and making times, ids and metadata for each event cost more
+    than decoding the event (docs/benchmarks.md).
 
     Attributes:
         position: its place in the whole log.
@@ -115,24 +127,149 @@ class Recorded(NamedTuple, Generic[E]):
         occurred_at: valid time; equal to `recorded_at` where none was given.
         recorded_at: when the database inserted it, by the database's clock.
         data: the typed event.
-        metadata: what went beside it: actor, and anything the user added.
+        metadata: what went beside it: actor, and anything the user added. Parsed anew each time.
         tags: reserved; empty.
+
+    By hand, for tests of code that takes one, with keywords: ``Recorded(data=Deposited(amount=1), stream_id="account-1")``.
     """
 
-    position: Position
-    tenant_id: str
-    stream_id: str
-    version: Version
-    type: str
-    schema_version: int
-    event_id: UUID
-    correlation_id: str | None
-    causation_id: UUID | None
-    occurred_at: datetime
-    recorded_at: datetime
-    data: E
-    metadata: Mapping[str, Any]  # user's own JSON
-    tags: Sequence[str]
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        *,
+        data: E,
+        stream_id: str,
+        version: int = 1,
+        position: int = 1,
+        type: str | None = None,  # noqa: A002
+        recorded_at: datetime | None = None,
+        event_id: UUID | None = None,
+        tenant_id: str = "",
+        schema_version: int | None = None,
+        correlation_id: str | None = None,
+        causation_id: UUID | None = None,
+        occurred_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Recorded[E]:
+        """Make one by hand; what is left out is made up."""
+        row = (
+            position,
+            stream_id,
+            version,
+            type or getattr(data, "event_type", data.__class__.__name__),
+            (event_id or UUID(int=position)).bytes,
+            _to_microseconds(recorded_at or _EPOCH),
+            "",
+            tenant_id or None,
+            schema_version or getattr(data, "event_schema_version", 1),
+            correlation_id,
+            causation_id,
+            None if occurred_at is None else _to_microseconds(occurred_at),
+            json.dumps(dict(metadata)) if metadata else None,
+        )
+        return tuple.__new__(cls, (row, data))
+
+    @property
+    def position(self) -> Position:
+        """Its place in the whole log."""
+        return Position(self[0][0])
+
+    @property
+    def stream_id(self) -> str:
+        """Its stream."""
+        return str(self[0][1])
+
+    @property
+    def version(self) -> Version:
+        """Its place in the stream."""
+        return Version(self[0][2])
+
+    @property
+    def type(self) -> str:
+        """The stored type name."""
+        return str(self[0][3])
+
+    @property
+    def event_id(self) -> UUID:
+        """Its name for ever."""
+        return UUID(bytes=self[0][4])
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When the database inserted it, in UTC."""
+        return _to_time(self[0][5])
+
+    @property
+    def data(self) -> E:
+        """The typed event."""
+        return self[1]
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose it is; empty unless the store is a tenant's view."""
+        return self[0][7] or ""
+
+    @property
+    def schema_version(self) -> int:
+        """The version of the type that it was stored with."""
+        return self[0][8] or 1
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The request that it belongs to."""
+        found: str | None = self[0][9]
+        return found
+
+    @property
+    def causation_id(self) -> UUID | None:
+        """The event that caused it."""
+        found: UUID | None = self[0][10]
+        return found
+
+    @property
+    def occurred_at(self) -> datetime:
+        """When it was true, in UTC; when it was recorded where nothing else is known."""
+        row = self[0]
+        return _to_time(row[5] if row[11] is None else row[11])
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What went beside it; cannot be changed."""
+        document = self[0][12]
+        return NO_METADATA if document is None else MappingProxyType(json.loads(document))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Reserved; empty."""
+        return ()
+
+    def __repr__(self) -> str:
+        """Everything that names it."""
+        return (
+            f"Recorded(position={self.position}, stream_id={self.stream_id!r}, version={self.version}, type={self.type!r}, "
+            f"event_id={str(self.event_id)!r}, recorded_at={self.recorded_at.isoformat()!r}, data={self.data!r})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the driver's row."""
+        return (_remade, (tuple(self[0]), self[1]))
+
+
+def _remade(row: tuple[Any, ...], data: E) -> Recorded[E]:
+    return tuple.__new__(Recorded, (row, data))
+
+
+def _to_microseconds(time: datetime) -> bytes:
+    return ((time - _EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
+
+
+def _to_time(microseconds: bytes) -> datetime:
+    """Return the time that PostgreSQL's binary form of a timestamptz says (manual: Date/Time Types; 8 bytes since 2000)."""
+    try:
+        return _EPOCH + timedelta(microseconds=int.from_bytes(microseconds, "big", signed=True))
+    except OverflowError:  # infinity, or a year that Python does not have
+        return _LATEST if microseconds[0] < 128 else _EARLIEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from ._drivers import urls
 from ._drivers.asyncpg import READER_SETTINGS, STATEMENT_SECONDS, AsyncpgConnection, translated
 from ._failpoints import armed, hit, register
 from ._operations.blockers import find_blocked
+from ._operations.read import TYPE
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
 from .feed import Subscription
@@ -16,6 +17,7 @@ from .store import EventStore
 from .telemetry import FeedBlocked
 
 __all__ = [
+    "TYPE",
     "AsyncpgConnection",
     "Operation",
     "Row",

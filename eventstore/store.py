@@ -271,7 +271,8 @@ class EventStore:
                 return
             size.note(rows)
             left = None if left is None else left - len(rows)
-            low, high = (low, rows[-1][3]) if backwards else (rows[-1][3], high)
+            reached = rows[-1][read.VERSION]
+            low, high = (low, reached) if backwards else (reached, high)
 
     def read_all(
         self,

@@ -16,7 +16,7 @@ conflict. Values go through SQLAlchemy's bind processors, so that what a type do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
+from eventstore import Recorded
 from eventstore.spi import AsyncpgConnection, Statement
 
 from .columns import DIALECT, Value, describe, quote
@@ -50,19 +51,21 @@ class _Fold:
     changes: dict[str, tuple[bool, Value]] = field(default_factory=dict)
     absent: dict[str, tuple[bool, Value]] | Literal[False] | None = None
 
-    def assign(self, columns: dict[str, Value]) -> None:
-        """Set columns, whether the row was there or not."""
+    def assign(self, columns: dict[str, Value], check: Callable[[str], None]) -> None:
+        """Set columns, whether the row was there or not; `check` is asked about each that is new."""
         for name, value in columns.items():
+            if name not in self.changes:
+                check(name)
             self.changes[name] = (False, value)
         if isinstance(self.absent, dict):
             for name, value in columns.items():
                 self.absent[name] = (False, value)
 
-    def add(self, amounts: dict[str, Value]) -> None:
-        """Add to columns, whether the row was there or not."""
-        _add(self.changes, amounts)
+    def add(self, amounts: dict[str, Value], check: Callable[[str], None]) -> None:
+        """Add to columns, whether the row was there or not; `check` is asked about each that is new."""
+        _add(self.changes, amounts, check)
         if isinstance(self.absent, dict):
-            _add(self.absent, amounts)
+            _add(self.absent, amounts, check)
 
     def make_sure(self) -> None:
         """From here on the row exists."""
@@ -72,10 +75,15 @@ class _Fold:
             self.absent = {}
 
 
-def _add(changes: dict[str, tuple[bool, Value]], amounts: dict[str, Value]) -> None:
+def _add(changes: dict[str, tuple[bool, Value]], amounts: dict[str, Value], check: Callable[[str], None]) -> None:
     for name, amount in amounts.items():
-        added, value = changes.get(name, (True, None))
-        changes[name] = (added, amount if value is None else value + amount)
+        known = changes.get(name)
+        if known is None:
+            check(name)
+            changes[name] = (True, amount)
+        else:
+            added, value = known
+            changes[name] = (added, amount if value is None else value + amount)
 
 
 class Rows:
@@ -84,25 +92,26 @@ class Rows:
     Every operation names the whole primary key. Bad column names and missing keys are refused at once.
     """
 
-    __slots__ = ("_writer", "position")
+    __slots__ = ("_writer", "recorded")
 
     def __init__(self, writer: TableWriter) -> None:
         self._writer = writer
-        self.position = 0
+        self.recorded: Recorded[Any] | None = None
+
+    @property
+    def position(self) -> int:
+        """Of the event that is being handled."""
+        return 0 if self.recorded is None else self.recorded.position
 
     def upsert(self, **columns: Value) -> None:
         """Set columns of a row; make the row if it is not there."""
-        key, rest = self._writer.split(columns)
-        fold = self._writer.fold(key)
-        fold.make_sure()
-        fold.assign(rest)
+        key = self._writer.split(columns)
+        self._writer.made(key).assign(columns, self._writer.check)
 
     def add(self, **columns: Value) -> None:
         """Add to columns of a row; make the row first, with its defaults, if it is not there."""
-        key, rest = self._writer.split(columns)
-        fold = self._writer.fold(key)
-        fold.make_sure()
-        fold.add(rest)
+        key = self._writer.split(columns)
+        self._writer.made(key).add(columns, self._writer.check)
 
     def set(self, *, missing: Literal["error", "ignore"] = "error", **columns: Value) -> None:
         """Set columns of a row that is there.
@@ -110,7 +119,7 @@ class Rows:
         Raises (when the batch is written):
             RowMissing: it is not, unless ``missing="ignore"``.
         """
-        key, rest = self._writer.split(columns)
+        key = self._writer.split(columns)
         known = self._writer.folds.get(key)
         if known is None:
             known = self._writer.fold(key)
@@ -122,13 +131,13 @@ class Rows:
             if not known.alive:
                 return
             known.must_exist = self.position
-        known.assign(rest)
+        known.assign(columns, self._writer.check)
 
     def delete(self, **key: Value) -> None:
         """Delete a row; nothing if it is not there."""
-        values, rest = self._writer.split(key)
-        if rest:
-            raise InvalidProjection(f"rows.delete() of {self._writer.name} takes the key only, got also {sorted(rest)}")
+        values = self._writer.split(key)
+        if key:
+            raise InvalidProjection(f"rows.delete() of {self._writer.name} takes the key only, got also {sorted(key)}")
         fold = self._writer.fold(values)
         fold.alive, fold.changes, fold.absent = False, {}, None
 
@@ -163,27 +172,54 @@ class TableWriter:
         self._key = tuple(column.key for column in table.primary_key.columns)
         if not self._key:
             raise InvalidProjection(f"table {self.name} needs a primary key: it names the rows")
+        self._key_binds = [(name, self._columns[name].bind) for name in self._key]
+        self._only_key = self._key[0] if len(self._key) == 1 and self._key_binds[0][1] is None else ""
+        self._shapes: dict[tuple[object, ...], _Shape] = {}
         self.folds: dict[tuple[Value, ...], _Fold] = {}
         self._defaults = {
             name: column.default for name, column in self._columns.items() if column.default is not None and column.writable
         }
 
-    def split(self, columns: dict[str, Value]) -> tuple[tuple[Value, ...], dict[str, Value]]:
-        """Return the key's values, as the server will see them, and the other columns."""
-        known = self._columns
-        key = []
-        for name in self._key:
-            value = columns.pop(name, None)
-            if value is None:
-                raise InvalidProjection(f"a row of {self.name} is named by {', '.join(self._key)}; {name} was not given")
-            bind = known[name].bind
-            key.append(value if bind is None else bind(value))
-        for name in columns:
-            if name not in known:
-                raise InvalidProjection(f"{self.name} has no column {name!r}; it has {', '.join(known)}")
-            if not known[name].writable:
-                raise InvalidProjection(f"column {name!r} of {self.name} is generated by the database and cannot be set")
-        return tuple(key), columns
+    def split(self, columns: dict[str, Value]) -> tuple[Value, ...]:
+        """Take the key's values out of `columns`; return them as the server will see them.
+
+        Raises:
+            InvalidProjection: the key is not whole.
+        """
+        try:
+            if self._only_key:
+                key: tuple[Value, ...] = (columns.pop(self._only_key),)
+            else:
+                key = tuple([columns.pop(n) if bind is None else bind(columns.pop(n)) for n, bind in self._key_binds])
+        except KeyError as error:
+            raise InvalidProjection(self._named_by(f"{error} was not given")) from None
+        if None in key:
+            raise InvalidProjection(self._named_by("one of them is None"))
+        return key
+
+    def _named_by(self, why: str) -> str:
+        return f"a row of {self.name} is named by {', '.join(self._key)}; {why}"
+
+    def check(self, name: str) -> None:
+        """Check a column that a row has not been given before in this batch.
+
+        Raises:
+            InvalidProjection: it does not exist, or the database makes its value.
+        """
+        known = self._columns.get(name)
+        if known is None:
+            raise InvalidProjection(f"{self.name} has no column {name!r}; it has {', '.join(self._columns)}")
+        if not known.writable:
+            raise InvalidProjection(f"column {name!r} of {self.name} is generated by the database and cannot be set")
+
+    def made(self, key: tuple[Value, ...]) -> _Fold:
+        """Return what is known of the row `key`, which exists from here on."""
+        fold = self.folds.get(key)
+        if fold is None:
+            fold = self.folds[key] = _Fold()
+        elif not fold.alive or fold.absent is False:
+            fold.make_sure()
+        return fold
 
     def fold(self, key: tuple[Value, ...]) -> _Fold:
         """Return what is known of the row `key`; a new fold if nothing is."""
@@ -215,13 +251,22 @@ class TableWriter:
         for key, fold in folds.items():
             if fold.fresh and not fold.alive:
                 continue  # gone already
-            shape = _shape(fold, self._defaults)
+            shape = self._shape(fold)
             affects_one = fold.must_exist or (shape.insert is not None and (shape.update is not None or fold.fresh))
             (certain if affects_one else uncertain)[key] = (shape, fold)
         if certain and await connection.execute(self._merge(certain)) < len(certain):
             await self._require(connection, {key: fold for key, (_, fold) in certain.items() if fold.must_exist})
         if uncertain:
             await connection.execute(self._merge(uncertain))
+
+    def _shape(self, fold: _Fold) -> _Shape:
+        """Return what is to be done to a row; the same for most rows of a batch, so known ones are kept."""
+        certain = fold.absent is None and not (fold.must_exist and not fold.fresh)
+        kind = (fold.alive, fold.fresh, certain, *[(name, change[0]) for name, change in fold.changes.items()])
+        shape = self._shapes.get(kind)
+        if shape is None:
+            shape = self._shapes[kind] = _shape(fold, self._defaults)
+        return shape
 
     async def _resolve(self, connection: AsyncpgConnection, doubtful: dict[tuple[Value, ...], _Fold]) -> None:
         """Where a row that is there and one that is not end differently, ask which it is."""
@@ -317,7 +362,7 @@ class TableWriter:
             default = "'" + str(bound).replace("'", "''") + "'"
         return amount if default is None else f"coalesce(({default})::{column.cast} + {amount}, {amount})"
 
-    async def check(self, connection: AsyncpgConnection) -> None:
+    async def check_table(self, connection: AsyncpgConnection) -> None:
         """Check that the table is there.
 
         Raises:

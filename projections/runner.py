@@ -14,7 +14,6 @@ import logging
 import random
 import time
 import traceback
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,7 +21,7 @@ from uuid import UUID
 
 from eventstore import Batch, EventStore, Recorded
 from eventstore.errors import DatabaseRefused, LockTimeout, PermissionDenied, Transient
-from eventstore.spi import AsyncpgConnection, armed, connect, hit, register, subscribe_by_name, transient, type_name
+from eventstore.spi import TYPE, AsyncpgConnection, armed, connect, hit, register, subscribe_by_name, transient, type_name
 
 from ._operations import checkpoints
 from ._operations.checkpoints import Held
@@ -97,6 +96,37 @@ class Tx:
         return await self.connection.fetchval(sql, *args)
 
 
+class _Work:
+    """A batch, and how much of it has been handled.
+
+    Attributes:
+        events: what follows `next`, each decoded when its turn comes.
+        upto: everything up to here is in the batch, or filtered out.
+        next: the first event that has not been handled; None: all have been (or the one after them cannot be decoded).
+        handled: how many have been, in the transaction under way.
+        first, last: positions of the first and the last event handled in the transaction under way; of none: `upto`.
+    """
+
+    __slots__ = ("events", "first", "handled", "last", "next", "upto")
+
+    def __init__(self, batch: Batch[Any]) -> None:
+        self.events = iter(batch.events)
+        self.upto = batch.upto
+        self.next: Recorded[Any] | None = next(self.events, None)
+        self.begin()
+
+    def begin(self) -> None:
+        """A transaction begins."""
+        self.first = self.last = self.upto if self.next is None else self.next.position
+        self.handled = 0
+
+    def note(self, count: int, last: Recorded[Any] | None, following: Recorded[Any] | None) -> None:
+        """Note that `count` more events were handled, the latest of them `last`, and what follows them."""
+        self.handled += count
+        self.last = self.last if last is None else last.position
+        self.next = following
+
+
 @dataclass(slots=True)
 class ProjectionRun:
     """One projection on one store, run for one daemon.
@@ -167,7 +197,7 @@ class ProjectionRun:
         connection = await connect(self.store, purpose, CONNECTION_SETTINGS, statement_seconds=None)
         self._connection = connection
         if self._writer is not None:
-            await self._writer.check(connection)
+            await self._writer.check_table(connection)
         while True:
             with contextlib.suppress(PermissionDenied):
                 await connection.run(checkpoints.end_expired(self.name, self.shard, self.owner))
@@ -203,48 +233,47 @@ class ProjectionRun:
 
     async def _apply(self, connection: AsyncpgConnection, batch: Batch[Any]) -> None:
         """Let a batch take effect: in one transaction, or in several where its handlers are slow."""
-        events = deque(batch.events)
+        work = _Work(batch)
         while True:
-            await _despite_cancellation(self._apply_some(connection, events, batch.upto))
-            if not events:
+            await _despite_cancellation(self._apply_some(connection, work))
+            if work.next is None:
                 return
 
-    async def _apply_some(self, connection: AsyncpgConnection, events: deque[Recorded[Any]], upto: int) -> None:
+    async def _apply_some(self, connection: AsyncpgConnection, work: _Work) -> None:
         """One transaction: checkpoint locked, events handled until time is up, rows written, checkpoint moved."""
         if self._writer is not None:
             self._writer.folds.clear()
-        handled, begun = 0, time.monotonic()
-        first = last = upto
+        work.begin()
+        until = time.monotonic() + BATCH_SECONDS
         if armed:
             await hit(BEFORE_BATCH)
         async with connection.transaction():
             await connection.run(checkpoints.lock(self.name, self.shard, self._held))
             if armed:
                 await hit(LOCKED)
-            while events and (not handled or time.monotonic() - begun < BATCH_SECONDS):
-                await self._handle(connection, events[0])
-                last = events.popleft().position
-                first = first if handled else last
-                handled += 1
+            while work.next is not None and (not work.handled or time.monotonic() < until):
+                await self._handle_some(connection, work, until)
             if armed:
                 await hit(HANDLED)
-            await self._write(connection, first, last)
+            await self._write(connection, work.first, work.last)
             if armed:
                 await hit(BEFORE_SAVE)
-            held = await self._save(connection, first, last, last if events else upto)
+            held = await self._save(connection, work)
             if armed:
                 await hit(AFTER_SAVE)
         if armed:
             await hit(AFTER_BATCH)
         self._held = held
         self._saved_at = time.monotonic()
-        self.applied += handled
+        self.applied += work.handled
 
-    async def _save(self, connection: AsyncpgConnection, first: int, last: int, position: int) -> Held:
+    async def _save(self, connection: AsyncpgConnection, work: _Work) -> Held:
+        position = work.upto if work.next is None else work.last
         try:
             return await connection.run(checkpoints.save(self.name, self.shard, self._held, position))
         except DatabaseRefused as error:  # a handler has swallowed an error of its own SQL, and the transaction is lost
-            raise BatchFailed(self.name, first, last, f"{error} (does a handler swallow errors of its SQL?)") from error
+            why = f"{error} (does a handler swallow errors of its SQL?)"
+            raise BatchFailed(self.name, work.first, work.last, why) from error
 
     async def _write(self, connection: AsyncpgConnection, first: int, last: int) -> None:
         if self._writer is None:
@@ -254,26 +283,54 @@ class ProjectionRun:
         except DatabaseRefused as error:
             raise BatchFailed(self.name, first, last, str(error)) from error
 
-    async def _handle(self, connection: AsyncpgConnection, recorded: Recorded[Any]) -> None:
-        handler = self._handlers[recorded.type]
+    async def _handle_some(self, connection: AsyncpgConnection, work: _Work, until: float) -> None:
+        """Handle events up to and including the next one whose handler has SQL of its own, or until time is up."""
         try:
-            if handler.asynchronous:
-                position = recorded.position
-                await self._write(connection, position, position)  # what came before must be there for it to see
+            returned = self._fold(work, until)
+            recorded = work.next
+            if returned is None and recorded is not None and (handler := self._handlers[recorded.type]).asynchronous:
+                await self._write(connection, recorded.position, recorded.position)  # what came before, for it to see
                 returned = await handler.call(recorded.data, recorded, Tx(connection.raw))
-            else:
-                assert self._rows is not None
-                self._rows.position = recorded.position
-                returned = handler.call(recorded.data, recorded, self._rows)
+                if returned is None:
+                    work.note(1, recorded, None)
+                    work.next = next(work.events, None)
         except (Transient, BatchFailed):
             raise
         except Exception as error:
+            if work.next is None:
+                raise  # it could not even be decoded
             known = transient(connection, error)
             if known is not None:
                 raise known from error
-            raise self._failed(recorded, f"{type(error).__name__}: {error}{_place(error)}") from error
-        if returned is not None:
-            raise self._failed(recorded, f"its handler returned {returned!r:.80}; handlers return None")
+            raise self._failed(work.next, f"{type(error).__name__}: {error}{_place(error)}") from error
+        if returned is not None and work.next is not None:
+            raise self._failed(work.next, f"its handler returned {returned!r:.80}; handlers return None")
+
+    def _fold(self, work: _Work, until: float) -> object:
+        """Call plain handlers until there is one with SQL of its own, or time is up; return what one of them returned.
+
+        This is where a catch-up spends its time: locals, and no call that can be spared.
+        """
+        handlers, rows, events, now = self._handlers, self._rows, work.events, time.monotonic
+        recorded, last, count = work.next, None, 0
+        try:
+            while recorded is not None:
+                row, event = recorded  # what it is inside: a property costs as much as the call
+                handler = handlers[row[TYPE]]
+                if handler.asynchronous:
+                    break
+                assert rows is not None
+                rows.recorded = recorded
+                returned = handler.call(event, recorded, rows)
+                if returned is not None:
+                    return returned
+                count, last, recorded = count + 1, recorded, None
+                recorded = next(events, None)
+                if now() >= until:
+                    break
+        finally:
+            work.note(count, last, recorded)
+        return None
 
     def _failed(self, recorded: Recorded[Any], why: str) -> HandlerFailed:
         return HandlerFailed(self.name, recorded.position, recorded.stream_id, recorded.version, recorded.type, why)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql as pg
 
-from eventstore import Event, EventStore, errors, spi
+from eventstore import Event, EventStore, Recorded, errors, spi
 from projections import InvalidProjection, RowMissing
 from projections.rows import Rows, TableWriter, create_tables
 
@@ -118,7 +118,7 @@ async def test_folded_batches_end_as_single_operations_would(connection, table, 
         model = Model({id: {"name": "old", "total": 100, "state": "old", "level": 1, "score": None} for id in before})
         writer = TableWriter(table)
         rows = Rows(writer)
-        rows.position = 7
+        rows.recorded = Recorded(data=None, stream_id="a-1", type="T", position=7)
         for batch in batches:
             draft, failed = Model(model.rows), None
             try:

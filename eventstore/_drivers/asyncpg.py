@@ -295,7 +295,8 @@ class AsyncpgDriver:
 
     async def _take(self, pool: Any, kind: Kind) -> Any:  # asyncpg's pool, and its proxy of a connection
         try:
-            return await pool.acquire(timeout=ACQUIRE_SECONDS)
+            async with asyncio.timeout(ACQUIRE_SECONDS):  # acquire's own would cost a task
+                return await pool.acquire()
         except TimeoutError as error:
             raise Retryable(
                 f"no connection for {kind}s was free within {ACQUIRE_SECONDS:.0f} s (the budget has "

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from .._drivers.asyncpg import AsyncpgDriver
@@ -45,7 +45,8 @@ class Batch(Generic[E]):
     """Some events of the log, in order, and how far they cover it.
 
     Attributes:
-        events: those that the filter lets through; may be empty.
+        events: those that the filter lets through; may be empty. Each is decoded when it is looked at: keep the events
+            themselves to look at them again, not the batch.
         upto: every event up to this position was delivered by now, or filtered out.
     """
 
@@ -73,6 +74,44 @@ class _Source:
     async def rows(self, after: int, upto: int, limit: int) -> tuple[Sequence[Row], int]:
         """Return one batch, and how far it covers the log."""
         return await self.driver.run("read", read.read_log(after, upto, limit, self.wanted))
+
+
+class _Ahead:
+    """Reads batches, the next one while the last one is worked on: the server computes meanwhile."""
+
+    def __init__(self, source: _Source, size: BatchSize) -> None:
+        self._source, self._size = source, size
+        self._task: asyncio.Task[tuple[Sequence[Row], int]] | None = None
+        self._after = -1
+
+    async def rows(self, after: int, upto: int, *, more: bool = True) -> tuple[Sequence[Row], int]:
+        """Return one batch, and how far it covers the log.
+
+        Args:
+            after: where the last one ended.
+            upto: how far the log is decided.
+            more: whether the next batch will be asked for.
+        """
+        task, self._task = self._task, None
+        if task is not None and self._after == after:
+            rows, covered = await task
+        else:
+            rows, covered = await self._source.rows(after, upto, self._size.rows)
+        self._size.note(rows)
+        if more and covered < upto:
+            self._after = covered
+            self._task = asyncio.create_task(self._source.rows(covered, upto, self._size.rows), name="eventstore-read-ahead")
+            await asyncio.sleep(0)  # the task runs until its request is sent; the server works from there on
+        return rows, covered
+
+    def close(self) -> None:
+        """Give up what was read ahead. Waits for nothing, so that a loop that is left has nothing to wait for either; the
+        task gives its connection back, and `store.close` waits for that.
+        """
+        task, self._task = self._task, None
+        if task is not None:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else will ask
+            task.cancel()
 
 
 class LogReader(Generic[E]):
@@ -104,29 +143,33 @@ class LogReader(Generic[E]):
         left = self._limit
         if left == 0:
             return
-        async for batch in self._batches():
-            for recorded in batch:
-                yield recorded
+        async with aclosing(self._rows()) as batches:
+            async for rows in batches:
+                for recorded in read.decode_each(self._source.registry, rows if left is None else rows[:left]):
+                    yield recorded
                 if left is not None:
-                    left -= 1
-                    if left == 0:
+                    left -= len(rows)
+                    if left <= 0:
                         return
 
-    async def _batches(self) -> AsyncIterator[list[Recorded[Any]]]:
+    async def _rows(self) -> AsyncGenerator[Sequence[Row], None]:
         """First what is decided already, then up to a fresh mark: history does not wait for the log's end."""
-        source, size = self._source, BatchSize(rows=min(100, self._limit or 100))
+        source = self._source
+        ahead = _Ahead(source, BatchSize(rows=min(100, self._limit or 100)))
         cursor, complete, upto = self._after, None, (await source.frontier.decided()).position
         await source.refuse_beyond(cursor, upto)
-        while True:
-            while cursor < upto:
-                rows, cursor = await source.rows(cursor, upto, size.rows)
-                size.note(rows)
-                yield read.decode(source.registry, rows)
-            if complete is not None:
-                self.settled = complete
-                return
-            settled = await source.frontier.settled(self._settle_seconds)
-            upto, complete = settled.mark.position, settled.complete
+        try:
+            while True:
+                while cursor < upto:
+                    rows, cursor = await ahead.rows(cursor, upto, more=self._limit is None)
+                    yield rows
+                if complete is not None:
+                    self.settled = complete
+                    return
+                settled = await source.frontier.settled(self._settle_seconds)
+                upto, complete = settled.mark.position, settled.complete
+        finally:
+            ahead.close()
 
 
 class Subscription(Generic[E]):
@@ -187,8 +230,8 @@ class Subscription(Generic[E]):
 
         Raises:
             LogRewound, LogReplaced: after a reconnect the log is not the one that was read.
-            EventCorrupt, UnknownEventType: as the registry decides.
             StoreClosed: the store was closed.
+            EventCorrupt, UnknownEventType: from the batch, at the event that they are about.
         """
         async with aclosing(self._read(idle_seconds)) as batches:
             async for batch in batches:
@@ -198,7 +241,15 @@ class Subscription(Generic[E]):
     async def _read(self, idle_seconds: float | None) -> AsyncGenerator[Batch[E], None]:
         if not self._entered:
             raise InvalidArgument("use `async with store.subscribe(...) as live:` around the loop")
-        cursor, size, pause = self._delivered, BatchSize(), RETRY_SECONDS[0]
+        ahead = _Ahead(self._source, BatchSize())
+        try:
+            async for batch in self._read_on(ahead, idle_seconds):
+                yield batch
+        finally:
+            ahead.close()
+
+    async def _read_on(self, ahead: _Ahead, idle_seconds: float | None) -> AsyncGenerator[Batch[E], None]:
+        cursor, pause = self._delivered, RETRY_SECONDS[0]
         while self._entered:
             try:
                 reached = await self._beyond(cursor, idle_seconds)
@@ -210,21 +261,19 @@ class Subscription(Generic[E]):
                     continue
                 if armed:
                     await hit(READING)
-                rows, upto = await self._source.rows(cursor, reached.position, size.rows)
+                rows, upto = await ahead.rows(cursor, reached.position)
             except Transient as error:
                 _log.warning("a subscription at position %d reads again: %s", cursor, error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, RETRY_SECONDS[1])
                 continue
             pause = RETRY_SECONDS[0]
-            size.note(rows)
             if rows:
-                self._last = (rows[-1][0], rows[-1][6])
-            events: list[Recorded[Any]] = read.decode(self._source.registry, rows)
+                self._last = (rows[-1][read.POSITION], UUID(bytes=rows[-1][read.EVENT_ID]))
             cursor = upto
             if armed:
                 await hit(DELIVERING)
-            yield Batch(events, upto)
+            yield Batch(read.Decoded(self._source.registry, rows), upto)
 
     async def _beyond(self, cursor: int, idle_seconds: float | None) -> Reached | None:
         """Wait for something behind `cursor`; None when nothing has come for so long."""

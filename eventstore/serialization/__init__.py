@@ -1,6 +1,6 @@
 """Typed events to JSON and back: a registry of types, and a codec for each."""
 
-from .json import NO_METADATA, EncodedEvent, EventType, decode_metadata, encode_json
+from .json import EncodedEvent, EventType, encode_json
 from .registry import Registry, Unknown
 
-__all__ = ["NO_METADATA", "EncodedEvent", "EventType", "Registry", "Unknown", "decode_metadata", "encode_json"]
+__all__ = ["EncodedEvent", "EventType", "Registry", "Unknown", "encode_json"]

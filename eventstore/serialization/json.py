@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter, ValidationError
@@ -32,9 +31,8 @@ from pydantic_core import PydanticSerializationError
 from ..errors import InvalidEvent
 from ..streams import check_name
 
-__all__ = ["NO_METADATA", "EncodedEvent", "EventType", "decode_metadata", "encode_json", "parse_exact_json"]
+__all__ = ["EncodedEvent", "EventType", "encode_json", "parse_exact_json"]
 
-NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 _SECRETS: Final = (SecretStr, SecretBytes, Secret)
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -206,11 +204,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
     return document
-
-
-def decode_metadata(document: str) -> Mapping[str, Any]:
-    """Return stored metadata as a mapping that cannot be changed."""
-    return NO_METADATA if document == "{}" else MappingProxyType(json.loads(document))
 
 
 def _check_schema(type_: EventType, schema: Any) -> bool:
