@@ -100,6 +100,11 @@ class Daemon:
         """How many events have taken effect since the start, over all projections."""
         return sum(run.applied for run in self._runs)
 
+    @property
+    def position(self) -> int:
+        """Everything up to here has taken effect in every projection, as this daemon knows; 0 before it has them all."""
+        return min(run.position for run in self._runs)
+
     def stop(self) -> None:
         """Ask `run` to end after the batches under way. Safe to repeat."""
         self._stopping.set()

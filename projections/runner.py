@@ -59,6 +59,9 @@ the server after 20 s."""
 GRACE_SECONDS: Final = 10.0
 """How long a stop waits for the batch under way; then it is rolled back, and done again by whoever comes next."""
 
+NOTHING_HELD: Final = Held(position=0, epoch=0)
+"""Before the lease is taken; no epoch is 0."""
+
 CONNECTION_SETTINGS: Final = {
     "lock_timeout": "5s",
     # A plan for a table that was empty when it was made would stay a sequential scan: plan each batch anew.
@@ -146,7 +149,7 @@ class ProjectionRun:
     _handlers: dict[str, Handler] = field(init=False)
     _writer: TableWriter | None = field(init=False)
     _rows: Rows | None = field(init=False)
-    _held: Held = field(init=False)
+    _held: Held = NOTHING_HELD
     _connection: AsyncpgConnection | None = None
     _saved_at: float = 0.0
 
@@ -164,6 +167,11 @@ class ProjectionRun:
     def name(self) -> str:
         """The follower's name."""
         return self.projection.name
+
+    @property
+    def position(self) -> int:
+        """Everything up to here has taken effect, as far as this run knows; 0 before it has taken the follower."""
+        return self._held.position
 
     @property
     def writer(self) -> TableWriter | None:

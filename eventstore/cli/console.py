@@ -106,7 +106,7 @@ def open_store(url: str, schema: str = DEFAULT_SCHEMA, **options: Any) -> EventS
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; turn a user's mistakes into one line and an exit code."""
-    with no_traceback():
+    with no_traceback(), contextlib.closing(work):  # interrupted before it has begun, it is nobody's mistake
         return asyncio.run(work)
 
 
