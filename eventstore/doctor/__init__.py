@@ -10,7 +10,7 @@ Every finding comes with its cure. Other packages add checks by the entry point 
 """
 
 from .examination import Check, Examination
-from .examine import examine
+from .checkup import examine
 from .findings import Finding, Level, Report
 from .objects import objects_check
 from .rights import Need, roles_check

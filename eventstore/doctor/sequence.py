@@ -26,6 +26,7 @@ async def sequence(examination: Examination) -> Sequence[Finding]:
     rows = await examination.rows(_SEQUENCE)
     if not rows:
         cure = f'alter table "{examination.schema}".events alter position add generated always as identity (cache 1);'
+        cure += f" select setval('{at}', greatest((select max(position) from \"{examination.schema}\".events), 1));"
         return [Finding(NAME, Level.ERROR, f"the sequence {at} is missing: nothing can be appended", "the identity", cure)]
     bad = list(_set_up(at, examination.schema, *rows[0]))
     highest, given = (await examination.rows(_POSITIONS))[0]
@@ -63,7 +64,7 @@ def _set_up(
         cure = (
             f"alter sequence {at} rename to events_position_seq_stray; {table} add generated always as identity (cache 1);"
         )
-        cure += f" select setval('{at}', (select max(position) from \"{schema}\".events));"
+        cure += f" select setval('{at}', greatest((select max(position) from \"{schema}\".events), 1));"
         yield error("is not the identity of events.position", "the column's own sequence", cure)
     elif identity == "d":
         found = "is the identity BY DEFAULT: an INSERT may choose its position, behind the readers' backs"
