@@ -920,10 +920,6 @@ async def test_warnings_have_a_code_of_their_own(own_server):
 
 async def test_it_writes_nothing(database):
     """Every check runs READ ONLY: no transaction id is drawn, and one that tries is refused."""
-    before = await asyncio.to_thread(
-        run_sql, database, "select xact_commit from pg_stat_database where datname = current_database()"
-    )
-    assert before is not None
 
     async def write(seen):
         await seen.rows('delete from "eventstore".checkpoints')
@@ -969,6 +965,42 @@ async def test_a_check_that_hangs_or_fails_is_said_and_the_others_go_on(database
     assert all(text.startswith("could not look: ") for name, text in said.items() if not name.startswith("settings"))
     assert "ZeroDivisionError: theirs" in said["broken"]
     assert findings[-1].level is Level.OK
+
+
+async def test_a_server_that_goes_away_is_said_by_every_check_that_is_left(database, monkeypatch):
+    """Without waiting for it each time."""
+    tries = []
+
+    async def gone():
+        tries.append(1)
+        await asyncio.sleep(60)
+
+    async def cut(seen):
+        seen.connection.abort()
+        seen.connect = gone
+        await seen.rows("select 1")
+
+    monkeypatch.setattr(examination, "CHECK_SECONDS", 0.5)
+    cutting = [Check("cut", cut), *(Check(f"left{n}", server_checks.clock) for n in range(5))]
+    monkeypatch.setattr("eventstore.doctor.checkup._of_others", lambda: cutting)
+    findings = (await examine(EventStore(database))).findings[-6:]
+
+    assert [f.level for f in findings] == [Level.WARNING] * 6
+    assert all(f.found.startswith("could not look: ") for f in findings)
+    assert tries == [1]
+
+
+async def test_a_pool_without_a_free_connection_ends_the_examination(database, monkeypatch):
+    """Rather than wait for ever."""
+    monkeypatch.setattr(examination, "CHECK_SECONDS", 0.3)
+    async with (
+        asyncpg.create_pool(database, ssl=False, min_size=0, max_size=5) as pool,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(5):
+            await stack.enter_async_context(pool.acquire())
+        with pytest.raises(errors.ConnectionLost, match="no connection that answers"):
+            await examine(EventStore(pool))
 
 
 def test_a_report_is_as_bad_as_its_worst_finding():

@@ -9,8 +9,8 @@
 Every finding comes with its cure. Other packages add checks by the entry point group ``eventstore.doctor``.
 """
 
-from .examination import Check, Examination
 from .checkup import examine
+from .examination import Check, Examination
 from .findings import Finding, Level, Report
 from .objects import objects_check
 from .rights import Need, roles_check

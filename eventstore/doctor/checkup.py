@@ -47,6 +47,7 @@ async def examine(store: EventStore, *, listen_url: str = "") -> Report:
 
     Raises:
         CannotConnect, AuthenticationFailed: no server to look at.
+        Transient: it does not answer, or has no connection left.
 
     Guarantees: ends, each check within 15 s; one that fails says why, and the others go on. Writes nothing but the
     notification of the LISTEN self-test.

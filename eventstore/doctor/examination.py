@@ -3,8 +3,8 @@
 **Authority.** None: it looks. Every check runs in a READ ONLY transaction of its own, which is rolled back; the only thing
 that leaves a trace is the notification of the LISTEN self-test, on a channel of its own.
 
-**Ends.** A statement has 5 s, a check 15 s, a connection 10 s. A check that fails is reported, and the others go on; a
-connection that died is made anew once.
+**Ends.** A statement has 5 s, a check 15 s, a connection 10 s, and the clean-up after a check 2 s. A check that fails is
+reported, and the others go on; a connection that died is made anew, until the server cannot be reached any more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .._drivers.asyncpg import AsyncpgConnection
 from .._operations.statement import Row, Statement, load_sql
-from ..errors import EventStoreError, PermissionDenied, SchemaMissing
+from ..errors import ConnectionLost, EventStoreError, PermissionDenied, SchemaMissing
 from .findings import Finding, Level
 
 __all__ = ["Check", "Examination", "sql"]
@@ -74,6 +74,7 @@ class Examination:
     has_schema: bool = False
     schema_version: int = 0
     _connection: AsyncpgConnection | None = field(default=None, repr=False)
+    _gone: Exception | None = field(default=None, repr=False)
 
     @property
     def connection(self) -> AsyncpgConnection:
@@ -90,10 +91,18 @@ class Examination:
 
         Raises:
             EventStoreError: no connection could be made.
+            ConnectionLost: none in time: the server does not answer, or all connections of the pool are in use.
         """
-        self._connection = await self.connect()
-        async with self.looking():
-            rows = await self.rows(_FACTS)
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                self._connection = await self.connect()
+                async with self.looking():
+                    rows = await self.rows(_FACTS)
+        except TimeoutError as error:
+            await self.end()
+            raise ConnectionLost(
+                f"no connection that answers could be had within {CHECK_SECONDS:.0f} s; try again"
+            ) from error
         self.role, self.database, self.version, self.version_text, self.standby, self.superuser, self.sees_all = rows[0]
 
     async def end(self) -> None:
@@ -105,13 +114,25 @@ class Examination:
     async def looking(self) -> AsyncIterator[None]:
         """A READ ONLY transaction, rolled back. Through a transaction pooler it also keeps one server connection."""
         if self.connection.closed:
-            self._connection = await self.connect()
+            await self._reconnect()
         await self._say("begin transaction isolation level read committed read only")
         try:
             await self._say(f"set local statement_timeout = '{STATEMENT_SECONDS}s'")
             yield
         finally:
             await asyncio.shield(self._roll_back())
+
+    async def _reconnect(self) -> None:
+        """Once the server cannot be reached again, the checks that are left say so without waiting for it."""
+        if self._gone is not None:
+            raise ConnectionLost(str(self._gone)) from self._gone
+        await self.connection.close()  # gives it back, if it is a pool's
+        try:
+            async with asyncio.timeout(CHECK_SECONDS / 2):
+                self._connection = await self.connect()
+        except (EventStoreError, TimeoutError) as error:
+            self._gone = error
+            raise
 
     async def _say(self, text: str) -> None:
         await self.connection.execute(Statement(text))
