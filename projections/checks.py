@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from eventstore.doctor import Check, Examination, Finding, Level, Need, objects_check, roles_check
+from eventstore.doctor import Check, Examination, Finding, Level, Need, objects_check, right_check, roles_check
 from eventstore.spi import Row, load_sql
 
 __all__ = ["CHECKS"]
@@ -56,5 +56,6 @@ def _of(row: Row, schema: str) -> Finding:
 CHECKS: Final = (
     objects_check("followers.objects", _SQL / "schema"),
     roles_check("followers.roles", {"follow": _FOLLOW}),
+    right_check("followers.role", "run followers", _FOLLOW, Need("INSERT", "checkpoints")),
     Check("followers", followers, needs_schema=True),
 )

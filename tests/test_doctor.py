@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +22,19 @@ from conftest import drop_database, new_database, on_database, run_sql
 from test_cli import cli
 
 from eventstore import Event, EventStore, WakeUps, _binaries, embedded, errors, schema
-from eventstore.doctor import Check, Finding, Level, Report, activity, connecting, examination, examine, log, packages
+from eventstore.doctor import (
+    Check,
+    Finding,
+    Level,
+    Report,
+    activity,
+    checkup,
+    connecting,
+    examination,
+    examine,
+    log,
+    packages,
+)
 from eventstore.doctor import server as server_checks
 from eventstore.doctor.connecting import judge_pooler
 
@@ -238,10 +252,12 @@ async def test_a_partition_that_takes_inserts_by_itself_is_an_error(quoted):
                 create table "{name}".events (position bigint generated always as identity, tenant_id text)
                     partition by hash (tenant_id);
                 create table "{name}"."part 0" partition of "{name}".events for values with (modulus 1, remainder 0);
+                alter table "{name}"."part 0" set unlogged;
                 grant insert on "{name}"."part 0" to "{name}_append", public"""
         )
         found = worse(await look(url, "partitions", schema=name))
-        assert [f.level for f in found] == [Level.ERROR] * 2
+        assert [f.level for f in found] == [Level.ERROR] * 3
+        assert "UNLOGGED" in found[0].found
         assert "part 0" in found[0].found
         for finding in found:
             for statement in sql_of(finding.cure):
@@ -348,9 +364,12 @@ def ordinary(database, server):
 
 async def test_an_ordinary_role_is_told_what_it_may_and_what_it_could_not_see(database, ordinary):
     """No warning for one that appends or reads; a note of what is hidden; an error for one that may not read."""
-    appends, reads, nobody = [await asyncio.to_thread(ordinary, kind) for kind in ("append", "read", "")]
+    kinds = ("append", "read", "follow", "")
+    appends, reads, follows, nobody = [await asyncio.to_thread(ordinary, kind) for kind in kinds]
     async with connected(database):
         findings = await look(appends)
+        (used,) = [int(f.found.split()[0]) for f in findings if f.check == "connections"]
+        assert used >= 2  # the test's and the doctor's own: others' sessions count, though they are hidden
         assert not worse(findings)
         (hidden,) = [f for f in findings if f.check == "transactions" and "cannot be looked into" in f.found]
         assert "pg_read_all_stats" in hidden.cure
@@ -358,6 +377,10 @@ async def test_an_ordinary_role_is_told_what_it_may_and_what_it_could_not_see(da
     findings = await look(reads)
     assert not worse(findings)
     assert ["may not append" in f.found for f in findings if f.check == "role"] == [True]
+    assert ["may not run followers" in f.found for f in findings if f.check == "followers.role"] == [True]
+    findings = await look(follows)
+    assert not worse(findings)
+    assert ["may run followers" in f.found for f in findings if f.check == "followers.role"] == [True]
     findings = await look(nobody)
     (refused,) = [f for f in findings if f.check == "schema"]
     assert refused.level is Level.ERROR
@@ -369,8 +392,15 @@ async def test_an_ordinary_role_is_told_what_it_may_and_what_it_could_not_see(da
 async def test_a_role_that_cannot_publish_is_warned(database, ordinary):
     """It appends, but marks fall behind."""
     url = await asyncio.to_thread(ordinary, "read")
-    user = urlsplit(url).username or parse_qs(urlsplit(url).query)["user"][0]
+    user = urlsplit(url).username
     async with connected(database) as connection:
+        await connection.execute(f"grant insert on eventstore.checkpoints to {user}")
+        (finding,) = await look(url, "followers.role")
+        assert finding.level is Level.WARNING
+        assert "run followers in part only" in finding.found
+        await connection.execute(finding.cure)
+        assert [f.level for f in await look(url, "followers.role")] == [Level.OK]
+        await connection.execute(f"drop owned by {user}; grant eventstore_read to {user}")
         await connection.execute(f"grant insert on eventstore.events to {user}")
         (finding,) = await look(url, "role")
         assert finding.level is Level.WARNING
@@ -900,6 +930,25 @@ async def test_the_command_prints_and_exits_by_the_worst_level(quoted):
     await asyncio.to_thread(cli, "doctor", code=2)
 
 
+def test_it_is_coloured_on_a_terminal(quoted):
+    """And only there."""
+    url, name = quoted
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from eventstore.cli import main; main()", "doctor", "--url", url, "--schema", name]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm-256color"}
+    ) as done:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal ends on Linux
+            while part := os.read(ours, 65536):
+                said += part
+        os.close(ours)
+    assert done.returncode in (0, 7)
+    assert b"\x1b[32mok" in said
+    assert b"\x1b[36mnote" in said
+
+
 def cli_doctor(url, *args):
     command = [sys.executable, "-c", "from eventstore.cli import main; main()", "doctor", "--url", url, *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -925,9 +974,7 @@ async def test_it_writes_nothing(database):
         await seen.rows('delete from "eventstore".checkpoints')
 
     seen = examination.Check("naughty", write)
-    from eventstore.doctor.checkup import _examination
-
-    looking = _examination(EventStore(database), database, "")
+    looking = checkup._examination(EventStore(database), database, "")
     await looking.begin()
     try:
         (finding,) = await seen.run(looking)
@@ -955,7 +1002,7 @@ async def test_a_check_that_hangs_or_fails_is_said_and_the_others_go_on(database
     monkeypatch.setattr(examination, "CHECK_SECONDS", 0.5)
     monkeypatch.setattr(examination, "STATEMENT_SECONDS", 0.2)
     bad = [Check(f.__name__, f) for f in (slow, asleep, broken, killed)]
-    monkeypatch.setattr("eventstore.doctor.checkup._of_others", lambda: [*bad, Check("last", server_checks.clock)])
+    monkeypatch.setattr(checkup, "_of_others", lambda: [*bad, Check("last", server_checks.clock)])
     begun = time.monotonic()
     findings = await look(database)
 
@@ -982,7 +1029,7 @@ async def test_a_server_that_goes_away_is_said_by_every_check_that_is_left(datab
 
     monkeypatch.setattr(examination, "CHECK_SECONDS", 0.5)
     cutting = [Check("cut", cut), *(Check(f"left{n}", server_checks.clock) for n in range(5))]
-    monkeypatch.setattr("eventstore.doctor.checkup._of_others", lambda: cutting)
+    monkeypatch.setattr(checkup, "_of_others", lambda: cutting)
     findings = (await examine(EventStore(database))).findings[-6:]
 
     assert [f.level for f in findings] == [Level.WARNING] * 6
@@ -1001,6 +1048,37 @@ async def test_a_pool_without_a_free_connection_ends_the_examination(database, m
             await stack.enter_async_context(pool.acquire())
         with pytest.raises(errors.ConnectionLost, match="no connection that answers"):
             await examine(EventStore(pool))
+
+
+async def test_a_server_that_is_too_old_is_an_error():
+    """By the check itself, since no such server is at hand."""
+
+    async def none():
+        raise AssertionError
+
+    old = examination.Examination("eventstore", none, none, none, version=140005, version_text="14.5")
+    (finding,) = await server_checks.server(old)
+    assert (finding.level, finding.found) == (Level.ERROR, "PostgreSQL 14.5")
+
+
+async def test_checks_of_a_package_that_cannot_be_loaded_are_said(database, monkeypatch):
+    """Somebody else's package does not silence ours."""
+    broken = EntryPoint("theirs", "nowhere.at.all:CHECKS", checkup.GROUP)
+    monkeypatch.setattr(checkup, "entry_points", lambda group: [broken])
+    (finding,) = await look(database, "theirs")
+    assert finding.level is Level.WARNING
+    assert "nowhere.at.all:CHECKS could not be loaded: ModuleNotFoundError" in finding.found
+
+
+async def test_a_setting_of_the_command_line_or_the_url_is_cured_there(database):
+    """ALTER SYSTEM would change nothing."""
+    (finding,) = await look(
+        f"{database}{'&' if '?' in database else '?'}synchronous_commit=off", "settings.synchronous_commit"
+    )
+    assert finding.cure == "take synchronous_commit out of the URL or of PGOPTIONS"
+    for finding in await look(database, "settings.fsync"):
+        if "command line" in finding.found:
+            assert finding.cure == "restart the server without -c fsync=..."
 
 
 def test_a_report_is_as_bad_as_its_worst_finding():

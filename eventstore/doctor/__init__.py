@@ -13,6 +13,17 @@ from .checkup import examine
 from .examination import Check, Examination
 from .findings import Finding, Level, Report
 from .objects import objects_check
-from .rights import Need, roles_check
+from .rights import Need, right_check, roles_check
 
-__all__ = ["Check", "Examination", "Finding", "Level", "Need", "Report", "examine", "objects_check", "roles_check"]
+__all__ = [
+    "Check",
+    "Examination",
+    "Finding",
+    "Level",
+    "Need",
+    "Report",
+    "examine",
+    "objects_check",
+    "right_check",
+    "roles_check",
+]

@@ -9,7 +9,7 @@ from typing import Final
 from .examination import Check, Examination, sql
 from .findings import Finding, Level, quoted
 
-__all__ = ["CHECKS", "Need", "roles_check"]
+__all__ = ["CHECKS", "Need", "right_check", "roles_check"]
 
 _RIGHTS: Final = sql("rights")
 _REWRITERS: Final = sql("rewriters")
@@ -84,6 +84,27 @@ def _of_roles(
             )
 
 
+def right_check(name: str, work: str, needs: tuple[Need, ...], sign: Need) -> Check:
+    """Return the check whether the role that looks may do a kind of work; it need not.
+
+    Args:
+        name: of the check.
+        work: what it is called.
+        needs: what it takes.
+        sign: who holds this one is meant to do it, and is warned if something else is lacking.
+    """
+
+    async def look(examination: Examination) -> Sequence[Finding]:
+        me = examination.role
+        lacks = (await _lacking(examination, [(me, need) for need in needs]))[me] or []
+        if not lacks or sign in lacks:
+            return [Finding(name, Level.OK, f"{me!r} may {'not ' if lacks else ''}{work}")]
+        cure = " ".join(need.grant(examination.schema, me) for need in lacks)
+        return [Finding(name, Level.WARNING, f"{me!r} may {work} in part only", "every grant that it takes", cure)]
+
+    return Check(name, look, needs_schema=True)
+
+
 async def role(examination: Examination) -> Sequence[Finding]:
     """What may the role do that looks?"""
     me, schema = examination.role, examination.schema
@@ -133,7 +154,9 @@ async def partitions(examination: Examination) -> Sequence[Finding]:
             found = f"the partition {table} is UNLOGGED: a crash empties it"
             bad.append(Finding("partitions", Level.ERROR, found, "a logged table", f"alter table {table} set logged;"))
         for grantee in grantees:
-            found = f"{grantee} may INSERT into {table}: who inserts there draws no lock on events, and readers skip it"
+            found = (
+                f"{grantee} may INSERT into {table}: a position chosen there may come before the lock that readers wait for"
+            )
             cure = f"revoke insert on {table} from {grantee};"
             bad.append(Finding("partitions", Level.ERROR, found, "INSERT on events only", cure))
     return bad or [Finding("partitions", Level.OK, "nothing gets into the log past its own table")]

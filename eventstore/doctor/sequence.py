@@ -53,7 +53,7 @@ def _set_up(
         yield error(found, "CACHE 1", f"alter sequence {at} cache 1; -- then end every session that has appended")
     if increment != 1:
         found = f"has INCREMENT {increment}: " + (
-            "positions do not grow" if increment < 0 else "every second position is a hole that readers wait at"
+            "positions do not grow" if increment < 0 else "every second position is a hole that readers stop at"
         )
         yield error(found, "INCREMENT 1", f"alter sequence {at} increment 1;")
     if cycle:
