@@ -585,6 +585,10 @@ def test_a_folder_of_our_name_is_found(tmp_path, monkeypatch):
     found = list(packages.shadowed([ours], tmp_path / "elsewhere"))
     assert [(f.level, "eventstore.py" in f.found) for f in found] == [(Level.WARNING, True)]
     assert list(packages.shadowed([ours], Path(ours))) == []
+    (tmp_path / "a b" / "projections").mkdir(parents=True)
+    (found,) = packages.shadowed([ours], tmp_path / "a b")
+    subprocess.run(found.cure, shell=True, check=True)
+    assert list(packages.shadowed([ours], tmp_path / "a b")) == []
 
 
 # -- followers

@@ -54,8 +54,9 @@ class Examination:
         role, database: who looks, and where.
         version, version_text: the server's, as a number (150004) and in words.
         standby: whether the server is one.
-        superuser, sees_all: what the role may see of other sessions.
+        sees_all: whether the role may look into other sessions.
         has_schema: whether the schema's tables are there.
+        schema_version: its version, once the check `schema` has looked.
     """
 
     schema: str
@@ -69,7 +70,6 @@ class Examination:
     version: int = 0
     version_text: str = ""
     standby: bool = False
-    superuser: bool = False
     sees_all: bool = False
     has_schema: bool = False
     schema_version: int = 0
@@ -103,7 +103,7 @@ class Examination:
             raise ConnectionLost(
                 f"no connection that answers could be had within {CHECK_SECONDS:.0f} s; try again"
             ) from error
-        self.role, self.database, self.version, self.version_text, self.standby, self.superuser, self.sees_all = rows[0]
+        self.role, self.database, self.version, self.version_text, self.standby, self.sees_all = rows[0]
 
     async def end(self) -> None:
         """Close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -48,7 +49,7 @@ def _where(name: str, path: Sequence[str] | None, *, even_bare: bool = False) ->
 
 
 def _cure(place: Path) -> str:
-    return f"mv {place} {place.with_name('my_' + place.name)}"
+    return shlex.join(["mv", str(place), str(place.with_name(f"my_{place.name}"))])
 
 
 async def packages(_examination: Examination) -> Sequence[Finding]:

@@ -10,7 +10,7 @@ from .._binaries import OLDEST_MAJOR
 from ..errors import PermissionDenied
 from ..schema import DEFAULT_SCHEMA, VERSION
 from .examination import Check, Examination, sql
-from .findings import Finding, Level
+from .findings import Finding, Level, quoted
 
 __all__ = ["CHECKS", "SERVER"]
 
@@ -53,13 +53,13 @@ async def schema(examination: Examination) -> Sequence[Finding]:
     examination.has_schema = True
     if not rows[0][1]:
         found = f"the role {examination.role!r} may not use the schema {name!r}"
-        cure = f'grant "{name}_read" to "{examination.role}";'
+        cure = f'grant "{name}_read" to {quoted(examination.role)};'
         return [Finding("schema", Level.ERROR, found, "a role that may read", cure)]
     try:
         version = int((await examination.rows(_SCHEMA_VERSION))[0][0] or 0)
     except PermissionDenied:
         found = f"the role {examination.role!r} may not read the version of the schema {name!r}"
-        cure = f'grant "{name}_read" to "{examination.role}";'
+        cure = f'grant "{name}_read" to {quoted(examination.role)};'
         return [Finding("schema", Level.ERROR, found, "a role that may read", cure)]
     examination.schema_version = version
     found = f"the schema {name!r} is at version {version}"
@@ -83,7 +83,7 @@ async def subscription(examination: Examination) -> Sequence[Finding]:
             f"the subscription {name!r} of logical replication writes into events: positions arrive out of order, and who "
             "may still fill a hole cannot be seen here, so readers would skip events",
             "a log that is written here; read replicas are physical standbys",
-            f'drop subscription "{name}"; -- or take the table events out of its publication',
+            f"drop subscription {quoted(name)}; -- or take the table events out of its publication",
         )
         for name in names
     ]
