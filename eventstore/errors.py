@@ -18,6 +18,7 @@ A caller decides by the second level; the leaves carry typed fields::
      |   +- AmbiguousEventType        two classes claim one type name
      |   +- InvalidUrl, CannotConnect, AuthenticationFailed, ServerTooOld, PermissionDenied
      |   +- SchemaMissing, SchemaOutdated, SchemaTooNew
+     |   +- LogicalSubscriber         the log is filled by logical replication: it has no order to read it by
      |   +- StoreClosed               used before open() or after close()
      |   +- TimeInFuture              as of a time that the database's clock has not reached
      |   +- EmbeddedUnavailable       no PostgreSQL binaries found, or the private server did not start
@@ -57,6 +58,7 @@ __all__ = [
     "LockTimeout",
     "LogReplaced",
     "LogRewound",
+    "LogicalSubscriber",
     "PermissionDenied",
     "Retryable",
     "SchemaMissing",
@@ -206,6 +208,10 @@ class SchemaOutdated(Invalid):
 
 class SchemaTooNew(Invalid):
     """The database's schema was made by a newer version of the library."""
+
+
+class LogicalSubscriber(Invalid):
+    """The log is filled by a subscription of logical replication: out of order, and without a sight of its writers."""
 
 
 class StoreClosed(Invalid):

@@ -110,6 +110,7 @@ class EventStore:
         Raises:
             CannotConnect, AuthenticationFailed, ServerTooOld, EmbeddedUnavailable: no server to work with.
             SchemaMissing, SchemaOutdated, SchemaTooNew: with the command that cures it.
+            LogicalSubscriber: the log is filled by logical replication, so that readers would skip events.
             InvalidArgument: it is open already, or the asyncpg pool is too small.
         """
         if self._is_open:

@@ -46,7 +46,11 @@ def pytest_configure_node(node):
     node.workerinput["server"] = node.config.stash[SERVER]
 
 
-EXPECTED_SKIPS = ("the server has max_prepared_transactions = 0", "only root runs the server as somebody else")
+EXPECTED_SKIPS = (
+    "the server has max_prepared_transactions = 0",
+    "only root runs the server as somebody else",
+    "pgbouncer is not installed",
+)
 
 
 @pytest.hookimpl(trylast=True)

@@ -86,6 +86,8 @@ def reference():
         (3, "a conflict: nothing was written"),
         (4, "the stored data contradict themselves"),
         (5, "transient: try again"),
+        (6, "`doctor` found warnings, and no error"),
+        (7, "`doctor` found errors"),
         (130, "interrupted"),
     ):
         yield f"| {code} | {meaning} |"

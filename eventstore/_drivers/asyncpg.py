@@ -186,6 +186,11 @@ class AsyncpgConnection:
         except DRIVER_ERRORS as error:
             raise translated(error) from error
 
+    async def end_listening(self) -> None:
+        """Listen to nothing any more, so that a pool takes the connection back as it was. Never raises."""
+        with contextlib.suppress(*DRIVER_ERRORS):
+            await self.raw.reset(timeout=CLOSE_SECONDS)
+
     @property
     def pid(self) -> int:
         """The process that serves it, as the server said when it was made; behind a pooler, one of several."""
@@ -335,6 +340,22 @@ class AsyncpgDriver:
                 return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
             arguments = self._connect_arguments(purpose, settings, dsn or self._dsn)
             raw = await asyncpg.connect(**arguments, command_timeout=statement_seconds)
+        except (*DRIVER_ERRORS, ValueError) as error:
+            raise self._cannot_connect(error, dsn or self._dsn) from error
+        self._reached = True
+        return AsyncpgConnection(raw, self._schema)
+
+    async def connect_plainly(self, purpose: str, *, dsn: str = "") -> AsyncpgConnection:
+        """Open a connection that asks for no settings and keeps no prepared statements, so that a pooler lets it through.
+
+        For whoever wants to know what the server gives by itself. Arguments and errors as for `connect`.
+        """
+        if self._user_pool is not None and not dsn:
+            return await self.connect(purpose, {})
+        arguments = self._connect_arguments(purpose, {}, dsn or self._dsn)
+        arguments["server_settings"] = {"application_name": arguments["server_settings"]["application_name"]}
+        try:
+            raw = await asyncpg.connect(**arguments, command_timeout=STATEMENT_SECONDS, statement_cache_size=0)
         except (*DRIVER_ERRORS, ValueError) as error:
             raise self._cannot_connect(error, dsn or self._dsn) from error
         self._reached = True

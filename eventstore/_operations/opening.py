@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ..errors import SchemaMissing, SchemaOutdated, SchemaTooNew, ServerTooOld
+from ..errors import LogicalSubscriber, SchemaMissing, SchemaOutdated, SchemaTooNew, ServerTooOld
 from .statement import Operation, Statement, load_sql
 
 __all__ = ["check_versions"]
@@ -19,6 +19,8 @@ def check_versions(needed: int, oldest_major: int, schema: str) -> Operation[Non
 
     Raises:
         ServerTooOld, SchemaMissing, SchemaOutdated, SchemaTooNew: each with its cure.
+        LogicalSubscriber: a subscription writes into events. Its rows are committed in another order than that of their
+            positions, and whoever may still fill a hole holds his lock on the publisher: readers would skip events.
     """
     rows = yield Statement(_SERVER_VERSION)
     if rows[0][0] < oldest_major * 10000:
@@ -39,4 +41,10 @@ def check_versions(needed: int, oldest_major: int, schema: str) -> Operation[Non
     if current > needed:
         raise SchemaTooNew(
             f"the schema {schema!r} is at version {current}, this library knows {needed}; upgrade pg-eventstore"
+        )
+    if subscriptions := rows[0][1]:
+        raise LogicalSubscriber(
+            f"the log in schema {schema!r} is filled by the subscription {subscriptions[0]!r} of logical replication, so that "
+            "readers would skip events; use the publisher, or a physical standby, or take the table events out of the "
+            "publication"
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import no_traceback
+from .doctor import doctor
 from .imports import import_
 from .schema import migrate
 from .server import embedded
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(migrate, name="migrate")
 app.add_typer(embedded, name="embedded")
+app.command("doctor")(doctor)
 app.command("append")(append)
 app.command("read")(read)
 app.command("history")(history)

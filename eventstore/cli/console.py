@@ -1,7 +1,7 @@
 """What every command shares: the store's address, output as table or JSON, progress, errors without tracebacks.
 
 Exit codes, stable: 0 done; 1 something unforeseen; 2 wrong use, input or configuration; 3 a conflict, nothing was written;
-4 the stored data contradict themselves; 5 try again; 130 interrupted.
+4 the stored data contradict themselves; 5 try again; 6 `doctor` found warnings; 7 `doctor` found errors; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ def say(message: str) -> None:
     messages.print(message, markup=False, soft_wrap=True)
 
 
-def tell(message: str) -> None:
-    """Print a line of the output."""
-    output.print(message, markup=False, soft_wrap=True)
+def tell(message: str, *, style: str = "") -> None:
+    """Print a line of the output; coloured where somebody watches."""
+    output.print(message, markup=False, soft_wrap=True, style=style or None)
 
 
 def parse_time(text: str) -> datetime:

@@ -1,0 +1,2 @@
+-- The database's clock. Cold.
+select clock_timestamp()
