@@ -103,6 +103,7 @@ class Gauge:
         goals: upper bounds of values.
         setting: server setting that must be on; the private server is started again with it.
         rounds: how often at most; 0: as often as asked.
+        only_with: a value that must be so high on the median, else no goal counts as met: the load was not there.
     """
 
     topic: str
@@ -113,6 +114,7 @@ class Gauge:
     goals: tuple[Goal, ...] = ()
     setting: str = ""
     rounds: int = 0
+    only_with: tuple[str, float] = ("", 0)
 
 
 @dataclass(slots=True)

@@ -50,6 +50,8 @@ def command(arguments):
 
 def verdict(goal):
     """What to say of a goal: met, missed, or due later."""
+    if goal["without"]:
+        return f"not shown: {goal['without']}"
     if goal["met"]:
         return "met" if goal["always"] else "met, not in every round"
     return f"due with {goal['due']}" if goal["due"] else "MISSED"
@@ -89,11 +91,18 @@ def _gauge(found):
         "title": gauge.title,
         "unit": gauge.unit,
         "values": {name: [round(value, 4) for value in of_rounds] for name, of_rounds in values.items()},
-        "goals": [_goal(goal, values[goal.what], at_least=False) for goal in gauge.goals],
+        "goals": [_goal(goal, values[goal.what], at_least=False, without=_without(gauge, values)) for goal in gauge.goals],
     }
 
 
-def _goal(goal, values, *, at_least):
+def _without(gauge, values):
+    """What makes the gauge's goals void; empty: nothing."""
+    name, least = gauge.only_with
+    median = statistics.median(values[name]) if name else least
+    return f"{name} {median:.0f}, at least {least:g} is needed" if median < least else ""
+
+
+def _goal(goal, values, *, at_least, without=""):
     median, low, high = spread(values)
     reached = (lambda value: value >= goal.bound) if at_least else (lambda value: value <= goal.bound)
     return {
@@ -101,9 +110,10 @@ def _goal(goal, values, *, at_least):
         "bound": goal.bound,
         "at_least": at_least,
         "due": goal.due,
+        "without": without,
         "median": round(median, 4),
         "low": round(low, 4),
         "high": round(high, 4),
-        "met": reached(median),
+        "met": reached(median) and not without,
         "always": all(reached(value) for value in values),
     }

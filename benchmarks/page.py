@@ -175,7 +175,8 @@ def _median(values):
 def _named(result, goal):
     if goal["at_least"]:
         return f"{result['title']}: {goal['median']:.2f} of {goal['what']}, goal {goal['bound']:g}"
-    return f"{result['title']}: {goal['what']} {goal['median']:.1f} {result['unit']}, goal at most {goal['bound']:g}"
+    void = f" ({goal['without']})" if goal["without"] else ""
+    return f"{result['title']}: {goal['what']} {goal['median']:.1f} {result['unit']}, goal at most {goal['bound']:g}{void}"
 
 
 def _row(cells):

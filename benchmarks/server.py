@@ -44,7 +44,7 @@ class Server:
 
     def __exit__(self, *_):
         """Stop it and remove its data; leave nothing on another's."""
-        if self._template:
+        if self._template and not self.owned:
             asyncio.run(self._drop(self._template))
         if self._embedded is not None:
             self._embedded.stop()

@@ -83,6 +83,16 @@ def test_a_goal_is_judged_by_the_median_of_the_rounds_ratios(ours, goal, said):
     assert any(line.startswith("Due later: a title") for line in page.summary(made)) == said.startswith("due")
 
 
+def test_a_gauge_whose_load_was_not_there_meets_no_goal():
+    """Delays at a thousand events a second say nothing where only six hundred were appended."""
+    gauge = core.Gauge("g", "g.1", "a title", None, "ms", goals=(Goal("p50", 3),), only_with=("rate kept, %", 98))
+
+    for kept, said in ((99.0, "met"), (60.0, "not shown: rate kept, % 60, at least 98 is needed")):
+        made = document.of([Found(gauge, values=[{"p50": 2.0, "rate kept, %": kept}])], {}, "make bench", 1, [])
+        assert document.verdict(made["results"][0]["goals"][0]) == said
+        assert any(line.startswith("Missed") for line in page.summary(made)) == (kept < 98)
+
+
 def test_ratios_are_formed_round_by_round():
     """A slow round is slow for both: a ratio of medians would be 1 here."""
     assert core.ratios(found([10, 20, 40], [40, 20, 10], Goal("peer", 1)), "peer") == pytest.approx([0.25, 1, 4])
