@@ -9,7 +9,7 @@ help:
 	@echo "make demo    see it work: a private PostgreSQL, a shop, a read model, a question about the past"
 	@echo "make test    run the tests on a private PostgreSQL (EVENTSTORE_TEST_URL: on another one)"
 	@echo "make lint    style, types, layers, migrations, locks"
-	@echo "make bench   measure, as ratios against bare floors (RUNS=3)"
+	@echo "make bench   measure, beside floors and peers (ARGS=\"append read --rounds 5\": some of it; ARGS=--help)"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove what was made"
 
@@ -26,8 +26,8 @@ lint:
 	@sh .ci/lint
 
 bench:
-	@sh .ci/venv dev
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@sh .ci/venv bench
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs:
 	@sh .ci/venv dev
@@ -42,3 +42,6 @@ lock:
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --upgrade -o requirements/run.txt
 	uv pip compile pyproject.toml --extra embedded --extra cli --group build --group dev -c requirements/run.txt --universal \
 	    --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --upgrade -o requirements/dev.txt
+	uv pip compile pyproject.toml --extra embedded --extra cli --group build --group bench -c requirements/run.txt \
+	    -c requirements/dev.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url --quiet --upgrade -o requirements/bench.txt
