@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from eventstore.testing import COMMIT, Proxy, Rule
+from eventstore.testing import COMMIT, Link, Proxy, Rule
 
 pytestmark = pytest.mark.server
 
@@ -176,12 +177,15 @@ async def test_a_one_way_black_hole_swallows_one_way_only(proxy, connect, direct
     assert await direct.fetchval("select count(*) from t") == rows
 
 
-async def test_a_new_connection_into_a_black_hole_gets_no_answer(proxy, connect):
-    """The port answers, nobody speaks."""
+async def test_a_new_connection_into_a_black_hole_gets_no_answer(proxy, direct):
+    """The port answers, nobody speaks; the server has not heard who it is."""
     proxy.black_hole()
 
     with pytest.raises(TimeoutError):
         await asyncpg.connect(proxy.url, timeout=SHORT)
+
+    count = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    assert await direct.fetchval(count) == 0
 
 
 async def test_a_healed_black_hole_gives_back_who_was_silent_and_not_who_lost_bytes(proxy, connect):
@@ -220,6 +224,9 @@ async def test_refused_connections_are_closed_at_once_until_healed(proxy, connec
 
     with pytest.raises(LOST):
         await connect()
+    reader, mute = await asyncio.open_connection("127.0.0.1", urlsplit(proxy.url).port)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    mute.close()
     assert await before.fetchval("select 7") == 7
     proxy.heal()
     await connect()
@@ -290,19 +297,39 @@ async def test_psycopgs_commit_is_cut_too(proxy, direct, pipeline):
     assert await direct.fetchval("select count(*) from t") == 1
 
 
-async def test_a_cut_waits_for_the_matching_answer_and_delivers_earlier_ones(proxy):
-    """Three requests sent at once, the last is the one: the first two answers arrive whole, of the third nothing."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(proxy.url).port)
-    writer.write(opening(urlsplit(proxy.url).path[1:]))
-    strike = proxy.cut_when(Rule("server", "Q", b"three"), forward=True)
+def packet(letter, text):
+    return letter + (len(text) + 4).to_bytes(4, "big") + text
 
-    for text in (b"select 'one'", b"select 'two'", b"select 'three'"):
-        writer.write(b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\0")
-    received = b""
-    while piece := await reader.read(65536) if not strike.count else b"":
-        received += piece
-    writer.close()
 
+def simple(sql):
+    return packet(b"Q", sql + b"\0")
+
+
+def extended(sql):
+    return packet(b"P", b"\0" + sql + b"\0\0\0") + packet(b"B", bytes(8)) + packet(b"E", bytes(5)) + packet(b"S", b"")
+
+
+@pytest.mark.parametrize(
+    ("encode", "last"),
+    [
+        (simple, b"insert into t values (3); select 'three', repeat('x', 99999), pg_sleep(0.2)"),
+        (extended, b"insert into t select 3 from pg_sleep(0.2) returning 'three'"),
+    ],
+)
+async def test_a_cut_waits_for_the_matching_answer_and_delivers_earlier_ones(proxy, direct, encode, last):
+    """Three requests sent at once, the last is the one, and it takes long: the first two answers arrive whole, though they
+    are read after the cut; of the third comes nothing, but it has been done.
+    """
+    strike = proxy.cut_when(Rule("server", "QP", b"three"), forward=True)
+    with socket.create_connection(("127.0.0.1", urlsplit(proxy.url).port)) as client:
+        client.sendall(opening(urlsplit(proxy.url).path[1:]))
+        client.sendall(b"".join(encode(text) for text in (b"select 'one'", b"select 'two'", last)))
+
+        await strike.wait()
+        rows = await direct.fetchval("select count(*) from t")
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+
+    assert rows == 1
     assert received.count(b"Z\0\0\0\x05I") == 3  # the start-up's and two
     assert b"two" in received
     assert b"three" not in received
@@ -450,6 +477,19 @@ async def test_a_server_that_is_not_there_closes_the_connection():
             await asyncpg.connect(proxy.url, timeout=5)
 
 
+async def test_a_bug_of_the_proxy_fails_the_test(database, monkeypatch):
+    """A link that ends for no reason of the network's is not taken for a fault."""
+
+    async def broken(link):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Link, "run", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with Proxy(database) as proxy:
+            with pytest.raises(LOST):
+                await asyncpg.connect(proxy.url, timeout=5)
+
+
 async def test_at_the_end_neither_task_nor_socket_is_left(database):
     """Whatever the links are doing: idle, in a black hole, about to be cut, without a word."""
     before, files = asyncio.all_tasks(), open_sockets()
@@ -462,6 +502,7 @@ async def test_at_the_end_neither_task_nor_socket_is_left(database):
         proxy.cut_when(Rule("server", "Q", b"sleep"), forward=True, name="cut")
         statements = [asyncio.ensure_future(connection.execute("select pg_sleep(0.5)")) for connection in opened[1:]]
         await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() - set(statements) == before
     for outcome in await asyncio.gather(*statements, return_exceptions=True):
         assert isinstance(outcome, LOST)
     mute.close()
@@ -469,7 +510,6 @@ async def test_at_the_end_neither_task_nor_socket_is_left(database):
         connection.terminate()
     await asyncio.sleep(0.05)
 
-    assert asyncio.all_tasks() == before
     assert open_sockets() == files
     assert proxy.links() == []
 

@@ -93,7 +93,7 @@ class Link:
             return True
         if message.to == "client" and self._withheld is not None and self._answered + 1 >= self._withheld[1]:
             return not (message.is_ready and self._struck(self._withheld[0]))
-        strike = None if self._withheld else self._faults.strike(name, message)
+        strike = self._faults.strike(name, message)
         if strike is not None and not strike.forward:
             return not self._struck(strike)
         if strike is not None and message.to == "server":

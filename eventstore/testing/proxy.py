@@ -55,7 +55,7 @@ class Proxy:
         self._faults = Faults()
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failed: BaseException | None = None
+        self._failed: Exception | None = None
         self._listener: asyncio.Server | None = None
         self.url = ""
 
@@ -156,12 +156,7 @@ class Proxy:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve((reader, writer)))
         self._tasks.add(task)
-        task.add_done_callback(self._served)
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            self._failed = self._failed or task.exception()
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, client: Side) -> None:
         server: Side | None = None
@@ -173,11 +168,12 @@ class Proxy:
                 if self._faults.refuses(opening.application_name):
                     return
                 server = await self._dial()
-                await (
-                    self._cancel(opening, server)
-                    if opening.cancels
-                    else self._run(Link(opening, client, server, self._faults))
-                )
+                if opening.cancels:
+                    await self._cancel(opening, server)
+                else:
+                    await self._run(Link(opening, client, server, self._faults))
+        except Exception as error:  # ours: what a network does is an OSError
+            self._failed = self._failed or error
         finally:
             await asyncio.gather(*(close(side[1]) for side in (client, server) if side is not None))
 
