@@ -1,2 +1,3 @@
 -- The schema's version.
+-- Cold: one row, once a store.
 select max(version_num) from "eventstore".alembic_version
