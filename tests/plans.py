@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = (ROOT / "eventstore/sql/queries", ROOT / "projections/sql/queries")
 FILES = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.sql"))}
 
-READERS = {**READER_SETTINGS, "plan_cache_mode": "force_generic_plan"}
-FOLLOWERS = {**CONNECTION_SETTINGS, "plan_cache_mode": "force_generic_plan"}
-"""A plan made without the parameters must do as well."""
+EAGER = {"plan_cache_mode": "force_generic_plan", "jit_above_cost": "0"}
+"""A plan made without the parameters must do as well; and a server may compile whatever it is not told not to."""
+
+READERS = {**READER_SETTINGS, **EAGER}
+FOLLOWERS = {**CONNECTION_SETTINGS, **EAGER}
 
 SOMEBODY = "00000000-0000-0000-0000-000000000001"
 

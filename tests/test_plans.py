@@ -72,6 +72,17 @@ async def test_a_statement_keeps_to_its_index_while_the_tables_grow(sessions, se
     assert await plain_faults(raw, queries) == []
 
 
+async def test_a_read_keeps_to_its_index_on_a_table_of_one_page(sessions):
+    """Where the planner knows that to scan it is cheapest: the plan outlives the page."""
+    raw = await sessions(READERS)
+    await raw.execute(GROW, 0, 10)
+    await raw.execute("analyze eventstore.events")
+    for name in READS:
+        await prepare(raw, name)
+
+    assert await plain_faults(raw, READS) == []
+
+
 async def test_functions_keep_to_their_indexes_while_the_tables_grow(sessions):
     """Called first while they are next to empty, so that their inner plans are of that time."""
     raw = await sessions({"plan_cache_mode": "force_generic_plan"})

@@ -312,7 +312,7 @@ def extended(sql):
 @pytest.mark.parametrize(
     ("encode", "last"),
     [
-        (simple, b"insert into t values (3); select 'three', repeat('x', 99999), pg_sleep(0.2)"),
+        (simple, b"insert into t values (3); select 'three', repeat('x', 99999); select pg_sleep(0.3)"),
         (extended, b"insert into t select 3 from pg_sleep(0.2) returning 'three'"),
     ],
 )
@@ -333,6 +333,17 @@ async def test_a_cut_waits_for_the_matching_answer_and_delivers_earlier_ones(pro
     assert received.count(b"Z\0\0\0\x05I") == 3  # the start-up's and two
     assert b"two" in received
     assert b"three" not in received
+
+
+async def test_a_dropped_answer_counts_as_given(proxy):
+    """A cut after a later request strikes at that one's answer."""
+    proxy.drop("Z")
+    strike = proxy.cut_when(Rule("server", "Q", b"two"), forward=True)
+    with socket.create_connection(("127.0.0.1", urlsplit(proxy.url).port)) as client:
+        client.sendall(opening(urlsplit(proxy.url).path[1:]) + simple(b"select 'one'") + simple(b"select 'two'"))
+        await strike.wait(seconds=5)
+
+    assert strike.count == 1
 
 
 async def test_a_cut_at_a_servers_message_comes_before_or_after_it(proxy, connect):

@@ -88,11 +88,11 @@ class Link:
             await asyncio.sleep(seconds)
         if self._is_lost(message.to):
             return True
+        if message.to == "client" and self._withheld is not None and self._answered + 1 >= self._withheld[1]:
+            return not (message.is_ready and self._struck(self._withheld[0]))
         if self._faults.drop(name, message):
             self._answered += message.is_ready
             return True
-        if message.to == "client" and self._withheld is not None and self._answered + 1 >= self._withheld[1]:
-            return not (message.is_ready and self._struck(self._withheld[0]))
         strike = self._faults.strike(name, message)
         if strike is not None and not strike.forward:
             return not self._struck(strike)
