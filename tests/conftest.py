@@ -170,3 +170,21 @@ async def store(database):
     """An open store on a fresh database."""
     async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as opened:
         yield opened
+
+
+@pytest.fixture
+async def sessions(database):
+    """Open connections with given settings to a database whose statistics only the test makes."""
+    opened = []
+
+    async def go(settings):
+        settings = {"jit": "on", **settings}
+        opened.append(await asyncpg.connect(database, ssl=False, statement_cache_size=0, server_settings=settings))
+        return opened[-1]
+
+    quiet = await go({})
+    for table in ("events", "time_marks", "checkpoints", "leases", "daemons"):
+        await quiet.execute(f"alter table eventstore.{table} set (autovacuum_enabled = off)")
+    yield go
+    for connection in opened:
+        await connection.close()

@@ -1,4 +1,5 @@
 -- Every follower: where it stands, how far behind the log's head, who runs it and whether that daemon lives.
+-- Cold: when somebody asks; a row a follower.
 select c.follower, c.shard, c.position,
        greatest(coalesce((select e.position from "eventstore".events e order by e.position desc limit 1), 0) - c.position, 0),
        c.updated_at, l.owner, d.name, coalesce(d.expires_at > clock_timestamp(), false)

@@ -1,0 +1,220 @@
+"""The statements that run often, what they are run with, and what is wrong with a plan."""
+
+import json
+import re
+from pathlib import Path
+
+import asyncpg
+
+from eventstore._drivers.asyncpg import READER_SETTINGS
+from eventstore._operations.statement import load_sql
+from projections.runner import CONNECTION_SETTINGS
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = (ROOT / "eventstore/sql/queries", ROOT / "projections/sql/queries")
+FILES = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.sql"))}
+
+EAGER = {"plan_cache_mode": "force_generic_plan", "jit_above_cost": "0"}
+"""A plan made without the parameters must do as well; and a server may compile whatever it is not told not to."""
+
+READERS = {**READER_SETTINGS, **EAGER}
+FOLLOWERS = {**CONNECTION_SETTINGS, **EAGER}
+
+SOMEBODY = "00000000-0000-0000-0000-000000000001"
+
+STREAM = ("text, text, bigint, bigint, int", "'', 'a-7', 0, 1000000, 100")
+FOLLOWER = ("text, int", "'f-7', 0")
+
+READS = {
+    "read_stream": STREAM,
+    "read_stream_backwards": STREAM,
+    "read_log": ("bigint, bigint, int", "100, 100000, 1000"),
+    "read_log_filtered": ("bigint, bigint, int, text[], text[]", "100, 100000, 1000, '{T}', null"),
+    "head": ("", ""),
+    "stream_version": ("text, text", "'', 'a-7'"),
+    "newest_upto": ("bigint", "7"),
+    "event_id_at": ("bigint", "7"),
+    "advance": ("bigint, int", "100, 1000"),
+    "known_ids": ("text, text[]", "'', '{a-7,a-8}'"),
+}
+"""Of the log, with the settings of readers: types of the parameters, and arguments."""
+
+UNORDERED = {"known_ids"}
+"""Reads that take all they find, in any order: a bitmap will do."""
+
+FOLLOWING = {
+    "lock_checkpoint": FOLLOWER,
+    "read_checkpoint": FOLLOWER,
+    "save_checkpoint": ("text, int, bigint, bigint", "'f-7', 0, 7, 0"),
+    "read_lease": FOLLOWER,
+    "end_backend": ("text, int, uuid", f"'f-7', 0, '{SOMEBODY}'"),
+    "heartbeat": ("uuid, text, float", f"'{SOMEBODY}', 'n', 30"),
+}
+"""Of checkpoints, leases and heartbeats, with the settings of followers."""
+
+ARRAYS = {
+    "tenants": "array_fill(''::text, array[50])",
+    "streams": "array(select 'a-' || n from generate_series(1, 50) n)",
+    "expects": "array_fill(-1::bigint, array[50])",
+    "heads": "array(select generate_series(1, 50))",
+    "ordinals": "array_fill(1, array[50])",
+    "types": "array_fill('T'::text, array[50])",
+    "schema_versions": "array_fill(1::smallint, array[50])",
+    "event_ids": "array(select gen_random_uuid() from generate_series(1, 50))",
+    "correlation_ids": "array_fill(null::text, array[50])",
+    "causation_ids": "array_fill(null::uuid, array[50])",
+    "occurred_ats": "array_fill(null::timestamptz, array[50])",
+    "datas": "array_fill('{}'::jsonb, array[50])",
+    "metadatas": "array_fill('{}'::jsonb, array[50])",
+}
+
+FUNCTIONS = {
+    "append": f"append_v1({', '.join(ARRAYS.values())})",
+    "append_contended": f"append_contended_v1({', '.join(ARRAYS.values())})",
+    "as_of": "as_of_v1(now() - interval '1 hour')",
+    "publish_mark": "publish_mark_v1(7, clock_timestamp(), true)",
+}
+"""Those that call a function of ours, with the settings of appends and their own: the call."""
+
+VARIABLES = {**ARRAYS, "asked": "now()", "earlier": "7::bigint", "later": "100::bigint"}
+INNER = {"append": "append_v1", "append_contended": "append_v1", "as_of": "as_of_v1", "publish_mark": "publish_mark_v1"}
+"""The function that holds the queries that count."""
+
+GROW = """insert into eventstore.events (stream_id, version, type, event_id, data)
+          select 'a-' || n % 2000, n / 2000 + 1, 'T', gen_random_uuid(), '{}' from generate_series($1::int, $2::int - 1) n"""
+FIRST_MARKS = "insert into eventstore.time_marks (at, position) values ('-infinity', 0), ('infinity', 1000000)"
+MARKS = """insert into eventstore.time_marks (at, position)
+           select now() - (1000 - n) * interval '1 minute', n from generate_series(1, 1000) n"""
+FOLLOW = (
+    "insert into eventstore.checkpoints (follower) select 'f-' || n from generate_series(1, 1000) n",
+    "insert into eventstore.daemons (owner, name, expires_at) select gen_random_uuid(), 'd', now() from generate_series(1, 1000)",
+    """insert into eventstore.leases (follower, owner, pid, backend_start)
+       select 'f-' || row_number() over (), owner, 1, now() from eventstore.daemons""",
+)
+"""How the tables grow."""
+
+TABLES = {"events", "time_marks", "checkpoints", "leases", "daemons"}
+DISABLED_COST = 1e10
+"""What PostgreSQL 17 and older add to the cost of a node that is switched off."""
+
+
+def indexes(name):
+    """The indexes that a file's header names; none for a cold one."""
+    found = re.search(r"Index: ([^.]*)", FILES[name].read_text())
+    return set(re.findall(r"\w+_(?:pkey|key|brin)", found[1])) if found else set()
+
+
+def cold(name):
+    """Whether its header says why its plan does not matter."""
+    return re.search(r"^-- Cold: \w+", FILES[name].read_text(), re.MULTILINE) is not None
+
+
+def nodes(plan):
+    """A plan's nodes, from above."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def used(plan):
+    """The indexes of a plan; the arbiter of an ON CONFLICT is one."""
+    return {node["Index Name"] for node in nodes(plan) if "Index Name" in node}.union(
+        *(node.get("Conflict Arbiter Indexes", ()) for node in nodes(plan))
+    )
+
+
+def complaints(explained, *, wanted=(), sorts=False, bitmaps=False):
+    """What is wrong with an EXPLAIN (FORMAT JSON): one line a fault."""
+    plan = explained["Plan"]
+    for node in nodes(plan):
+        kind = node["Node Type"]
+        if kind == "Seq Scan" and node.get("Relation Name") in TABLES:
+            yield f"scans {node['Relation Name']} from end to end"
+        if kind.startswith("Bitmap") and not bitmaps:
+            yield f"a {kind}: neither in order nor from a point on"
+        if "Sort" in kind and not sorts:
+            yield f"a {kind}"
+        if node.get("Disabled") or node["Total Cost"] >= DISABLED_COST:
+            yield f"a disabled {kind}"
+    if "JIT" in explained:
+        yield "is compiled (JIT)"
+    for index in sorted(set(wanted) - used(plan)):
+        yield f"does not use {index}, but {sorted(used(plan))}"
+
+
+async def prepare(raw, name):
+    """Prepare a query, as a driver does; its generic plan is made at the first EXPLAIN."""
+    types = {**READS, **FOLLOWING}[name][0]
+    await raw.execute(f"prepare p_{name}" + (f" ({types})" if types else "") + f" as {load_sql(FILES[name].parent, name)}")
+
+
+async def explain(raw, name, *, arguments=None, analyze=False):
+    """The plan that the prepared query is executed with. With `analyze` it is executed, and rolled back."""
+    arguments = {**READS, **FOLLOWING}[name][1] if arguments is None else arguments
+    options = "analyze, buffers, " if analyze else ""
+    transaction = raw.transaction()
+    await transaction.start()
+    try:
+        text = await raw.fetchval(
+            f"explain ({options}format json) execute p_{name}" + (f" ({arguments})" if arguments else "")
+        )
+    finally:
+        await transaction.rollback()
+    return json.loads(text)[0]
+
+
+async def inner_plans(raw, function):
+    """The plans of the queries in a function of ours, under the function's own settings."""
+    source, settings = await raw.fetchrow("select prosrc, proconfig from pg_proc where proname = $1", function)
+    body = re.sub(r"\binto \w+ (?=from)", "", source)
+    body = re.sub(r"\b\w+\b", lambda word: VARIABLES.get(word[0], word[0]), body)
+    found = (re.search(r"\b(?:with|select)\b.*\bfrom\b.*", text, re.DOTALL) for text in body.split(";"))
+    statements = [match[0] for match in found if match]
+    async with raw.transaction():
+        for setting in settings or ():
+            await raw.execute("select set_config($1, $2, true)", *setting.split("="))
+        return [json.loads(await raw.fetchval(f"explain (format json) {text}"))[0] for text in statements]
+
+
+async def logged_plans(raw, call):
+    """The plans that a call of a function really ran with, by auto_explain; None where the server lacks it."""
+    try:
+        await raw.execute("load 'auto_explain'")
+    except asyncpg.UndefinedFileError:
+        return None
+    settings = {"log_min_duration": "0", "log_nested_statements": "on", "log_format": "json", "log_level": "notice"}
+    for name, value in settings.items():
+        await raw.execute(f"set auto_explain.{name} = '{value}'")
+    heard = []
+    listen = lambda _, message: heard.append(message.message)  # noqa: E731
+    raw.add_log_listener(listen)
+    transaction = raw.transaction()
+    await transaction.start()
+    await raw.execute(f"select from eventstore.{call}")
+    await transaction.rollback()
+    raw.remove_log_listener(listen)
+    await raw.execute("set auto_explain.log_min_duration = '-1'")
+    return [json.loads(text[text.index("{") :]) for text in heard if "{" in text]
+
+
+async def plain_faults(raw, queries):
+    """What is wrong with the plans of prepared queries."""
+    return [
+        f"{name} {complaint}"
+        for name in queries
+        for complaint in complaints(await explain(raw, name), wanted=indexes(name), bitmaps=name in UNORDERED)
+    ]
+
+
+async def function_faults(raw, names):
+    """What is wrong inside of functions: by their text everywhere, by what the server did where it tells."""
+    faults = []
+    for name in names:
+        plans = await inner_plans(raw, INNER[name])
+        assert plans
+        for found in (plans, await logged_plans(raw, FUNCTIONS[name])):
+            if found is not None:
+                faults += [f"{name} {line}" for plan in found for line in complaints(plan, sorts=name.startswith("append"))]
+                missing = indexes(name) - {index for plan in found for index in used(plan["Plan"])}
+                faults += [f"{name} does not use {missing}"] if missing else []
+    return faults
