@@ -7,7 +7,7 @@ import random
 import uuid
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eventstore import EventStore, errors
@@ -215,7 +215,13 @@ values = st.recursive(
 )
 
 
+PLAIN = (", ", ": ")
+
+
 @settings(max_examples=300)
+@example({}, {"x": '"}'}, {}, PLAIN)
+@example({"m": {"data": {"x": 1}}}, {"y": 2}, {}, PLAIN)
+@example({"m": {"data": {"x": 1}}}, 7, {}, PLAIN)
 @given(
     st.dictionaries(keys, values, max_size=3),
     values,
