@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 from ..errors import Invalid, InvalidArgument
@@ -50,7 +50,7 @@ def read_json_lines(file: BinaryIO, source: str) -> Iterator[ImportLine | BadLin
             yield BadLine(number, str(error), text)
 
 
-def numbered(file: BinaryIO) -> Iterator[tuple[int, str] | BadLine]:
+def numbered(file: Iterable[bytes]) -> Iterator[tuple[int, str] | BadLine]:
     """Yield the lines of a file that are not empty, with their numbers, without white space around them."""
     for number, raw in enumerate(file, 1):
         try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import no_traceback
+from .exports import export
 from .imports import import_
 from .schema import migrate
 from .server import embedded
@@ -29,6 +30,7 @@ app.command("append")(append)
 app.command("read")(read)
 app.command("history")(history)
 app.command("import")(import_)
+app.command("export")(export)
 
 
 def _print_version(wanted: bool) -> None:
