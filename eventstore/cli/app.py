@@ -13,6 +13,7 @@ from .imports import import_
 from .schema import migrate
 from .server import embedded
 from .streams import append, history, read
+from .tail import tail
 
 __all__ = ["app", "run"]
 
@@ -29,6 +30,7 @@ app.add_typer(embedded, name="embedded")
 app.command("append")(append)
 app.command("read")(read)
 app.command("history")(history)
+app.command("tail")(tail)
 app.command("import")(import_)
 app.command("export")(export)
 
