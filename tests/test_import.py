@@ -145,6 +145,27 @@ async def test_a_lost_race_is_looked_up_again_each_way(store, monkeypatch):
     assert (await run(store, lines(*documents), source=str(races))).present == 1500
 
 
+async def test_two_imports_that_both_insist_beside_a_writer_add_every_line_once(database, monkeypatch):
+    """What the other one appended since the look-up is found before the commit."""
+    from eventstore import UnknownEvent
+
+    monkeypatch.setattr("eventstore.bulk.importer.COPIES", 0)
+    async with EventStore(database) as one, EventStore(database) as two, EventStore(database) as three:
+
+        async def disturb():
+            while True:
+                await asyncio.gather(*(three.append(f"s-{n}", UnknownEvent("Other", {})) for n in range(2)))
+
+        disturbing = asyncio.create_task(disturb())
+        documents = many(3000, streams=2)
+        first, second = await asyncio.wait_for(asyncio.gather(run(one, lines(*documents)), run(two, lines(*documents))), 60)
+        disturbing.cancel()
+        await asyncio.gather(disturbing, return_exceptions=True)
+
+        assert first.added + second.added == 3000
+        assert sorted([r.data.data["n"] async for r in one.read_all(types=["T"])]) == list(range(3000))
+
+
 @pytest.mark.parametrize("copies", [3, 0])
 async def test_a_line_that_stands_twice_is_one_event(store, monkeypatch, copies):
     """Within a batch, by COPY and in parts."""

@@ -7,7 +7,8 @@ at any moment costs a batch of looking up. The ids of the streams under way are 
 at most `KNOWN_IDS` beside the largest stream).
 
 A batch that lost `COPIES` races goes in parts through the append function instead, in which only the streams that moved
-are refused: an import under live writers makes progress.
+are refused. Those are then appended to wherever they are by now, and what came in between is looked at before the commit:
+an import makes progress also beside a writer that never rests.
 
 Events keep the order of the lines, within their stream always, and in the log as long as nobody else appends to the
 same streams meanwhile. COPY locks the table before it draws a position, as every writer does: readers stay gap-safe.
@@ -22,19 +23,22 @@ import gc
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from .._operations import append as appends
+from .._operations import read
 from .._operations.append import EventRow, Limits, PreparedAppend, check_size
 from .._operations.statement import Operation, Statement, load_sql
 from ..context import Context, current_context
 from ..errors import AppendUnknown, ConnectionLost, Invalid, Retryable, UniqueViolation, VersionConflict
 from ..serialization import EncodedEvent, encode_json
 from ..store import EventStore
+from ..streams import ANY
 from ..transaction import refuse_reused_position
 from .ahead import Ahead
 from .lines import BadLine, ImportLine, check_correlation_id
@@ -63,6 +67,9 @@ STREAM_WEIGHT: Final = 4
 
 RETRY_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses after a lost connection, until the import gives up; it can be run again."""
+
+EVENT_ID: Final = 6
+"""Column of the rows of all read statements."""
 
 DEADLOCK: Final = "40P01"
 
@@ -171,7 +178,7 @@ def _gather(lines: Iterator[ImportLine | BadLine], limits: Limits) -> tuple[_Bat
     for line in lines:
         if isinstance(line, BadLine):
             return _Batch(batch, line), True
-        size = len(line.data) + len(line.metadata)
+        size = len(line[5]) + len(line[6])  # data and metadata
         if size > light and (bad := _too_large(line, limits)) is not None:
             return _Batch(batch, bad), True
         batch.append(line)
@@ -291,16 +298,47 @@ class _Importer:
         outcomes = await self._store._send(group, order)
         moved = set()
         for (name, own), outcome in zip(streams.items(), outcomes, strict=True):
-            if isinstance(outcome, VersionConflict):
+            if not isinstance(outcome, VersionConflict):
+                self._added(name, outcome.version, own)
+            elif not await self._insist(name, own):
                 self._forget({name})
                 moved.add(name)
-            else:
-                known = self._known[name]
-                known.version = outcome.version
-                known.ids.update(own)
-                self._weight += len(own)
-                self.result.added += len(own)
         return moved
+
+    async def _insist(self, name: str, own: dict[str, ImportLine]) -> bool:
+        """Append to a stream that others never leave alone, wherever it is by now; return whether that was right.
+
+        It was if none of the lines was appended since the look-up: the events between it and ours are looked at before the
+        commit. They are all there is, since whoever appends behind ours waits for us.
+        """
+        one = PreparedAppend("", name, ANY, tuple(_event_row(line) for line in own.values()))
+        known = self._known[name].version
+        try:
+            async with self._store._driver.acquire("append") as connection, connection.transaction():
+                (done,) = await connection.run(appends.append([one], contended=True))
+                if isinstance(done, VersionConflict):
+                    raise done
+                span = done.first_version - known
+                between = await connection.run(read.read_stream("", name, known, done.first_version, span, backwards=False))
+                if any(str(row[EVENT_ID]) in own for row in between):
+                    raise VersionConflict(name, known, done.first_version - 1)  # noqa: TRY301 - rolls back
+        except VersionConflict:
+            return False
+        except UniqueViolation as error:
+            refuse_reused_position(error)
+            return False
+        self._store._frontier.touch()
+        self._added(name, done.version, own)
+        self._known[name].ids.update(str(row[EVENT_ID]) for row in between)
+        self._weight += len(between)
+        return True
+
+    def _added(self, name: str, version: int, ids: Collection[str]) -> None:
+        known = self._known[name]
+        known.version = version
+        known.ids.update(ids)
+        self._weight += len(ids)
+        self.result.added += len(ids)
 
     def _forget(self, stream_ids: Iterable[str]) -> None:
         for stream_id in stream_ids:

@@ -31,6 +31,8 @@ FIELDS: Final = frozenset(
 )
 _KNOWN: Final = FIELDS | WRITTEN
 
+_make: Final = tuple.__new__  # what ImportLine's own constructor does, without its Python frame
+
 
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[ImportLine | BadLine]:
     """Parse JSON lines: ``stream_id``, ``type``, ``data``, and optionally ``event_id``, ``occurred_at``,
@@ -84,10 +86,8 @@ def from_json(number: int, text: str, source: str) -> ImportLine:
     except KeyError:
         raise _missing(line) from None
     if len(line) == len(NEEDED):
-        derived = derived_id(source, number, text)
-        return ImportLine(
-            number, check_stream_id(stream_id), derived, check_type(type_), 1, data, metadata, None, None, None, text
-        )
+        stream_id, type_, event_id = check_stream_id(stream_id), check_type(type_), derived_id(source, number, text)
+        return _make(ImportLine, (number, stream_id, event_id, type_, 1, data, metadata, None, None, None, text))
     if not line.keys() <= _KNOWN:
         unknown = sorted(line.keys() - _KNOWN)
         raise InvalidArgument(f"unknown field(s) {', '.join(unknown)}; expected {', '.join(sorted(FIELDS))}")

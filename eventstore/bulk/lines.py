@@ -38,6 +38,7 @@ NAMES_REMEMBERED: Final = 16_384
 """Names that were checked lately: a log has few types and comes back to its streams."""
 
 _NAMESPACE_BYTES: Final = NAMESPACE.bytes
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _UUID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME: Final = re.compile(
     r"(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-](?:0\d|1[0-4]):[0-5]\d)", re.ASCII
@@ -137,7 +138,7 @@ def derived_id(source: str, ordinal: int, content: str) -> str:
     """Return the id of a line without one: `uuid.uuid5` of the three, at a third of its price."""
     name = f"{source}\x1f{ordinal}\x1f{content}".encode()
     h = hashlib.sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
-    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:32]}"
+    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}"
 
 
 def uuid_text(value: Any, what: str) -> str | None:  # parsed JSON
