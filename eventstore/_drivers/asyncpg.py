@@ -39,6 +39,9 @@ ACQUIRE_SECONDS: Final = 30.0
 STATEMENT_SECONDS: Final = 60.0
 """How long a statement of ours may take: none takes a hundredth of it, but a network may swallow the answer."""
 
+COPY_BYTES: Final = 256 * 2**10
+"""Bytes of a COPY that are handed over at once: asyncpg waits in between for the server to take them."""
+
 SMALLEST_BUDGET: Final = 5
 
 _COMMON: Final = {
@@ -207,11 +210,33 @@ class AsyncpgConnection:
         except DRIVER_ERRORS:
             self.raw.terminate()
 
+    async def copy(self, table: str, columns: Sequence[str], text: bytes) -> None:
+        """COPY rows into a table of the schema, in a transaction of its own.
+
+        Args:
+            table: its name.
+            columns: their names, in the order of the rows.
+            text: rows in COPY's text format.
+
+        Raises:
+            EventStoreError: whatever the driver said, translated; nothing was written, but for a ConnectionLost.
+        """
+        chunks = _chunks(text)
+        try:
+            await self.raw.copy_to_table(table, schema_name=self._schema, columns=columns, source=chunks)
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
+
     def _text(self, sql: str) -> str:
         text = self._texts.get(sql)
         if text is None:
             text = self._texts[sql] = sql.replace('"eventstore"', f'"{self._schema}"')
         return text
+
+
+async def _chunks(text: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(text), COPY_BYTES):
+        yield text[start : start + COPY_BYTES]
 
 
 class AsyncpgDriver:

@@ -21,7 +21,7 @@ from ..serialization import EncodedEvent, Registry, encode_json
 from ..streams import ANY, Expectation, Position, Version, check_expectation, check_name, expectation_to_sql
 from .statement import Operation, Statement, load_sql
 
-__all__ = ["Limits", "PreparedAppend", "append", "prepare"]
+__all__ = ["EventRow", "Limits", "PreparedAppend", "append", "append_in_order", "check_size", "prepare"]
 
 _QUERIES: Final = Path(__file__).parent.parent / "sql" / "queries"
 _APPEND: Final = load_sql(_QUERIES, "append")
@@ -45,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class EventRow:
     """One event on the wire."""
 
     encoded: EncodedEvent
@@ -63,7 +63,7 @@ class PreparedAppend:
     tenant_id: str
     stream_id: str
     expect: int | Expectation
-    rows: tuple[_Row, ...]
+    rows: tuple[EventRow, ...]
 
     @property
     def event_ids(self) -> tuple[UUID, ...]:
@@ -118,21 +118,14 @@ def _is_one_event(events: object) -> bool:
     return not isinstance(events, Sequence) and not hasattr(events, "__next__")
 
 
-def _encode(registry: Registry, event: object, context: Context, limits: Limits) -> _Row:
+def _encode(registry: Registry, event: object, context: Context, limits: Limits) -> EventRow:
     new = event if isinstance(event, NewEvent) else NewEvent(event)
     encoded = registry.encode(new.event)
     if not isinstance(new.metadata, Mapping):
         raise InvalidArgument(f"metadata must be a mapping, got {type(new.metadata).__name__}: {new.metadata!r:.80}")
     metadata = encode_json({**context.metadata, **new.metadata}, "metadata") if context.metadata or new.metadata else "{}"
-    size = len(encoded.data) + len(metadata)
-    if size > limits.event_bytes // 4:  # a character has up to four bytes
-        size = len(encoded.data.encode()) + len(metadata.encode())
-    if size > limits.event_bytes:
-        raise InvalidEvent(
-            f"event {encoded.type!r} has {size} bytes as JSON, at most {limits.event_bytes} are taken; store the bulk "
-            "elsewhere and append a reference, or raise Limits.event_bytes"
-        )
-    return _Row(
+    check_size(limits, encoded.type, encoded.data, metadata)
+    return EventRow(
         encoded,
         _checked(new.event_id, UUID, "event_id") or uuid7(),
         _checked_correlation(context.correlation_id if new.correlation_id is None else new.correlation_id),
@@ -140,6 +133,22 @@ def _encode(registry: Registry, event: object, context: Context, limits: Limits)
         _checked_time(new.occurred_at),
         metadata,
     )
+
+
+def check_size(limits: Limits, type_: str, data: str, metadata: str) -> None:
+    """Refuse an event that is too large.
+
+    Raises:
+        InvalidEvent: its data and metadata have more bytes than `limits` allow.
+    """
+    size = len(data) + len(metadata)
+    if size > limits.event_bytes // 4:  # a character has up to four bytes
+        size = len(data.encode()) + len(metadata.encode())
+    if size > limits.event_bytes:
+        raise InvalidEvent(
+            f"event {type_!r} has {size} bytes as JSON, at most {limits.event_bytes} are taken; store the bulk "
+            "elsewhere and append a reference, or raise Limits.event_bytes"
+        )
 
 
 def _checked(value: Any, kind: type, what: str) -> Any:  # the value's own type, or None
@@ -182,7 +191,7 @@ def append(group: Sequence[PreparedAppend], *, contended: bool = False) -> Opera
 
 
 def append_in_order(
-    group: Sequence[PreparedAppend], order: Sequence[tuple[int, int, _Row]], *, contended: bool = False
+    group: Sequence[PreparedAppend], order: Sequence[tuple[int, int, EventRow]], *, contended: bool = False
 ) -> Operation[list[Appended | VersionConflict]]:
     """As `append`, with the events of several streams interleaved.
 

@@ -9,10 +9,12 @@ import typer
 
 from .console import no_traceback
 from .doctor import doctor
+from .exports import export
 from .imports import import_
 from .schema import migrate
 from .server import embedded
 from .streams import append, history, read
+from .tail import tail
 
 __all__ = ["app", "run"]
 
@@ -30,7 +32,9 @@ app.command("doctor")(doctor)
 app.command("append")(append)
 app.command("read")(read)
 app.command("history")(history)
+app.command("tail")(tail)
 app.command("import")(import_)
+app.command("export")(export)
 
 
 def _print_version(wanted: bool) -> None:

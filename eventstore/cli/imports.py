@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
-import sys
+import codecs
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Annotated, BinaryIO
+from typing import IO, Annotated, Final
 from zoneinfo import ZoneInfo
 
 import typer
 
-from ..bulk import BadLine, CsvMapping, ImportLine, ImportResult, import_lines, read_csv, read_json_lines
+from ..bulk import (
+    EXPORTED,
+    FORMATS,
+    BadLine,
+    CsvMapping,
+    ImportLine,
+    ImportResult,
+    import_lines,
+    read_cloudevents,
+    read_csv,
+    read_json_lines,
+)
 from ..errors import InvalidArgument
 from .console import Advance, JsonOption, SchemaOption, UrlOption, open_store, print_json, progress_bar, run, say
 
-__all__ = ["import_", "lines_of"]
+__all__ = ["csv_mapping", "import_", "lines_of"]
 
-FileArgument = Annotated[str, typer.Argument(help="JSON lines, or CSV with --stream and --type; - reads standard input")]
-StreamOption = Annotated[str, typer.Option("--stream", help="CSV: the stream id, a template like 'case-{column}'")]
+PEEK_BYTES: Final = 8192
+"""Of a file's beginning, to tell what it holds."""
+
+FileArgument = Annotated[
+    str, typer.Argument(help="JSON lines, CloudEvents, or CSV with --stream and --type; - reads standard input")
+]
+StreamOption = Annotated[
+    str,
+    typer.Option(
+        "--stream", help="CSV: the stream id, a template like 'case-{column}'; CloudEvents: of attributes, default {subject}"
+    ),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="jsonl, cloudevents or csv; default: csv with --type, else by the first line. csv without --stream and --type "
+        "reads what an export wrote",
+    ),
+]
 TypeOption = Annotated[str, typer.Option("--type", help="CSV: the event type, a template")]
 OccurredOption = Annotated[str, typer.Option("--occurred-at", help="CSV: when it was true, a template; ISO 8601")]
 
 
 def import_(
     file: FileArgument,
+    format_: FormatOption = "",
     stream: StreamOption = "",
     type_: TypeOption = "",
     occurred_at: OccurredOption = "",
@@ -34,6 +65,7 @@ def import_(
     data: Annotated[
         list[str] | None, typer.Option(help="CSV: a column that becomes data; may be given again; default: all")
     ] = None,
+    data_json: Annotated[str, typer.Option(help="CSV: the column that holds the data as JSON, in place of --data")] = "",
     delimiter: Annotated[str, typer.Option(help="CSV: what separates columns")] = ",",
     timezone: Annotated[str, typer.Option(help="CSV: the zone of times without an offset, like Europe/Amsterdam")] = "",
     source: Annotated[
@@ -48,12 +80,20 @@ def import_(
     """Import events. Repeating an import, or resuming one that was cut off, adds nothing twice."""
 
     async def work() -> None:
-        mapping = csv_mapping(file, stream, type_, occurred_at, event_id, correlation_id, data, delimiter, timezone)
+        if format_ not in ("", *FORMATS):
+            raise InvalidArgument(f"--format takes {', '.join(FORMATS)}, got {format_!r}")
+        mapping: CsvMapping | None = None
+        if format_ == "csv" and not stream and not type_:
+            mapping = EXPORTED
+        elif format_ == "csv" or (not format_ and (type_ or not stream)):
+            mapping = csv_mapping(
+                file, stream, type_, occurred_at, event_id, correlation_id, data, delimiter, timezone, data_json
+            )
         if on_error not in ("stop", "skip"):
             raise InvalidArgument(f"--on-error takes stop or skip, got {on_error!r}")
         begun = time.monotonic()
         with ExitStack() as stack:
-            total, lines = lines_of(stack, file, mapping, source)
+            total, lines = lines_of(stack, file, mapping, source, format_, stream)
             bad = _Bad(stack, on_error == "skip", rejects or Path(f"{'stdin' if file == '-' else file}.rejects"))
             advance = stack.enter_context(progress_bar("importing", total))
             async with open_store(url, schema) as store:
@@ -73,6 +113,7 @@ def csv_mapping(
     data: list[str] | None = None,
     delimiter: str = ",",
     timezone: str = "",
+    data_json: str = "",
 ) -> CsvMapping | None:
     """Return the mapping that the options say; None for JSON lines.
 
@@ -82,7 +123,8 @@ def csv_mapping(
     if not stream and not type_:
         if file.lower().endswith((".csv", ".tsv")):
             raise InvalidArgument(
-                "a CSV file needs --stream and --type, templates like --stream 'case-{id}' --type '{activity}'"
+                "a CSV file needs --stream and --type, templates like --stream 'case-{id}' --type '{activity}' "
+                "(or --format csv alone, if eventstore export wrote it)"
             )
         return None
     if not (stream and type_):
@@ -93,24 +135,53 @@ def csv_mapping(
         raise InvalidArgument(f"unknown time zone {timezone!r}") from error
     if len(delimiter) != 1:
         raise InvalidArgument(f"--delimiter takes one character, got {delimiter!r}")
-    return CsvMapping(stream, type_, occurred_at, event_id, correlation_id, tuple(data or ()), delimiter, zone)
+    columns = tuple(data or ())
+    return CsvMapping(stream, type_, occurred_at, event_id, correlation_id, columns, delimiter, zone, data_json)
 
 
 def lines_of(
-    stack: ExitStack, file: str, mapping: CsvMapping | None, source: str = ""
+    stack: ExitStack,
+    file: str,
+    mapping: CsvMapping | None,
+    source: str = "",
+    format_: str = "",
+    stream: str = "",
 ) -> tuple[int | None, Iterator[ImportLine | BadLine]]:
-    """Open a file; return its number of lines (None for standard input) and its parsed lines."""
+    """Open a file; return its number of lines (None for standard input) and its parsed lines.
+
+    Args:
+        stack: closes the file.
+        file: its path; - for standard input.
+        mapping: of a CSV file; None: it is none.
+        source: names it in derived ids; default: the file's name.
+        format_: jsonl or cloudevents; default: what its first line says.
+        stream: the stream of CloudEvents, a template.
+    """
     if file == "-":
-        stream: BinaryIO = sys.stdin.buffer
+        # A reader of our own: one that still waits for a terminal must not hold sys.stdin's lock when the process ends.
+        opened: io.BufferedReader = open(0, "rb", closefd=False)
         total = None
     else:
         with open(file, "rb") as counted:
             total = sum(block.count(b"\n") for block in iter(lambda: counted.read(1 << 20), b""))
-        stream = stack.enter_context(open(file, "rb"))
+        opened = stack.enter_context(open(file, "rb"))
+    if mapping is None and (format_ == "cloudevents" or (not format_ and _looks_like_cloudevents(opened))):
+        return total, read_cloudevents(opened, stream)
+    if mapping is None and stream:
+        raise InvalidArgument(
+            "--stream is for CSV (with --type) and for CloudEvents; JSON lines say their stream themselves"
+        )
     if file == "-" and not source:
         raise InvalidArgument("standard input needs --source NAME: lines without an event_id get one derived from it")
     name = source or Path(file).name
-    return total, read_json_lines(stream, name) if mapping is None else read_csv(stream, name, mapping)
+    return total, read_json_lines(opened, name) if mapping is None else read_csv(opened, name, mapping)
+
+
+def _looks_like_cloudevents(file: io.BufferedReader) -> bool:
+    """Whether the file begins with an array, or its first line has a specversion."""
+    begin = file.peek(PEEK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    first = begin.split(b"\n", 1)[0]
+    return begin.startswith(b"[") or (b'"specversion"' in first and b'"stream_id"' not in first)
 
 
 class _Bad:

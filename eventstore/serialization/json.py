@@ -31,9 +31,20 @@ from pydantic_core import PydanticSerializationError
 from ..errors import InvalidEvent
 from ..streams import check_name
 
-__all__ = ["EncodedEvent", "EventType", "encode_json", "parse_exact_json"]
+__all__ = [
+    "EXACT_JSON",
+    "EncodedEvent",
+    "EventType",
+    "encode_json",
+    "exact_float",
+    "no_constant",
+    "parse_exact_json",
+]
 
 _SECRETS: Final = (SecretStr, SecretBytes, Secret)
+EXACT_CHARACTERS: Final = 16
+"""A number of at most 15 digits and a point comes back from a double to the digit (IEEE 754: DBL_DIG is 15)."""
+
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -178,23 +189,26 @@ def encode_json(value: object, what: str) -> str:
     return text
 
 
-def parse_exact_json(text: str) -> Any:
-    """Parse JSON, refusing numbers with more digits than a float keeps, and keys that stand twice.
+def exact_float(text: str) -> float:
+    """Return the float that a JSON number says.
 
     Raises:
-        ValueError: not JSON, or not exactly representable.
+        ValueError: it has more digits than a float keeps.
     """
-    return json.loads(text, parse_float=_exact_float, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
-
-
-def _exact_float(text: str) -> float:
     value = float(text)
+    if len(text) <= EXACT_CHARACTERS and "e" not in text and "E" not in text:
+        return value
     if value in (float("inf"), float("-inf")) or Decimal(repr(value)) != Decimal(text):
         raise ValueError(f"the number {text} has more digits than a float keeps; write it as a string")
     return value
 
 
-def _no_constant(text: str) -> None:
+def no_constant(text: str) -> None:
+    """Refuse NaN and infinities, which Python's parser takes.
+
+    Raises:
+        ValueError: always.
+    """
     raise ValueError(f"{text} is not JSON")
 
 
@@ -204,6 +218,21 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
     return document
+
+
+EXACT_JSON: Final = json.JSONDecoder(parse_float=exact_float, parse_constant=no_constant, object_pairs_hook=_unique_keys)
+"""Parses JSON, refusing numbers with more digits than a float keeps, and keys that stand twice."""
+
+
+def parse_exact_json(text: str) -> Any:
+    """Parse JSON, refusing numbers with more digits than a float keeps, and keys that stand twice.
+
+    Raises:
+        ValueError: not JSON, or not exactly representable.
+    """
+    if text.startswith("\ufeff"):
+        raise ValueError("the text begins with a byte order mark, which JSON has not")
+    return EXACT_JSON.decode(text)
 
 
 def _check_schema(type_: EventType, schema: Any) -> bool:

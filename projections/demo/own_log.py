@@ -34,7 +34,7 @@ async def play_own_log(url: str, file: Path, stream: str, type_: str, occurred_a
     """Play the demo with a file."""
     mapping = csv_mapping(str(file), stream, type_, occurred_at)
     begun = time.monotonic()
-    types = sorted({line.event.event.type for line in _lines(file, mapping) if isinstance(line, ImportLine)})
+    types = sorted({line.type for line in _lines(file, mapping) if isinstance(line, ImportLine)})
     if not types:
         raise InvalidArgument(f"{file} holds no event")
     async with opened(url, []) as store:
