@@ -40,8 +40,7 @@ BEFORE_SAVE: Final = register("runner.before_save", "effects are written; the ch
 AFTER_SAVE: Final = register("runner.after_save", "effects and checkpoint are written; the batch is not committed")
 AFTER_BATCH: Final = register("runner.after_commit", "the batch is committed; the runner does not know it yet")
 TAKING: Final = register("lease.before_take", "the follower is to be taken; nothing was written")
-TAKEN_NOT_COMMITTED: Final = register("lease.after_take", "lease and epoch are written; the takeover is not committed")
-TAKEN: Final = register("lease.after_commit", "the follower is ours, committed; no batch has begun")
+TAKEN: Final = register("lease.after_take", "the follower is ours, committed; no batch has begun")
 
 TAKE_SECONDS: Final = 1.0
 """How often a daemon without the lease looks whether it is free: one cheap query."""
@@ -212,10 +211,7 @@ class ProjectionRun:
             with contextlib.suppress(LockTimeout):  # a stopped owner still holds its checkpoint
                 if armed:
                     await hit(TAKING)
-                async with connection.transaction():
-                    held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
-                    if armed and held is not None:
-                        await hit(TAKEN_NOT_COMMITTED)
+                held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
                 if held is not None:
                     if armed:
                         await hit(TAKEN)

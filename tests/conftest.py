@@ -8,11 +8,13 @@ afterwards fails the test that left a connection open.
 import asyncio
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -188,3 +190,55 @@ async def sessions(database):
     yield go
     for connection in opened:
         await connection.close()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+def pgbouncer(database, tmp_path):
+    """PgBouncer in transaction mode before the database; its URL."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    parts, port = urlsplit(database), free_port()
+    host = parse_qs(parts.query).get("host", [parts.hostname])[0]
+    target = f"host={host} port={parts.port or 5432} dbname={parts.path[1:]} user={parts.username}"
+    target += f" password={parts.password}" if parts.password else ""
+    file = tmp_path / "pgbouncer.ini"
+
+    def start(extra=""):
+        file.write_text(
+            f"[databases]\nd = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = transaction\ndefault_pool_size = 5\n{extra}\n"
+        )
+        account = _binaries.unprivileged_account()
+        as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+        with file.open() as config:  # read before it gives up root: it may not enter the folder
+            process = subprocess.Popen(
+                [program, "/dev/stdin"],
+                stdin=config,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                **as_account,
+            )
+        processes.append(process)
+        deadline = time.monotonic() + 10
+        while True:
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return f"postgresql://postgres@127.0.0.1:{port}/d"
+
+    processes = []
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(10)

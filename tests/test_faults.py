@@ -114,7 +114,7 @@ async def test_a_process_killed_at_any_point_leaves_what_is_right(database, fail
 
 
 STOPS = ["runner.after_lock:stop", "runner.before_save:stop", "runner.after_save:stop", "runner.after_commit:stop",
-         "runner.before_batch:stop", "lease.after_commit:stop", "lease.after_take:stop"]  # fmt: skip
+         "runner.before_batch:stop", "lease.before_take:stop", "lease.after_take:stop"]  # fmt: skip
 
 
 def state(process):
@@ -157,7 +157,7 @@ async def test_an_owner_stopped_past_its_lease_is_replaced_and_writes_nothing_wh
 
 @pytest.mark.parametrize(
     "point", ["runner.after_lock", "runner.after_handlers", "runner.before_save", "runner.after_save", "runner.after_commit",
-              "feed.before_read", "lease.after_take", "lease.after_commit"]
+              "feed.before_read", "lease.before_take", "lease.after_take"]
 )  # fmt: skip
 async def test_a_transient_error_at_any_point_of_a_batch_is_retried(database, point):
     """A connection that fails there costs a retry and nothing else."""

@@ -109,7 +109,7 @@ class Frontier:
     ) -> None:
         self._connect = connect
         self._wake_ups = wake_ups
-        self._listener = Listener(connect_listener, channel, self._heard)
+        self._listener = Listener(connect_listener, channel, heard=self._heard, ask=self._echo)
         self._sender = Sender()
         self._watch = HoleWatch(telemetry)
         self._connection: AsyncpgConnection | None = None
@@ -272,6 +272,11 @@ class Frontier:
         """Somebody has appended, or the listener has just begun to listen. Our own notifications are no news."""
         if self._connection is None or pid != self._connection.pid:
             self._hint.set()
+
+    def _echo(self) -> None:
+        """The listener wants to know whether it hears."""
+        self._sender.due = True
+        self._hint.set()
 
     def _call(self) -> None:
         if self._closed:

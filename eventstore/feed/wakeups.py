@@ -6,11 +6,11 @@ carries nothing and says only "look".
 **The listener.** One connection a store, whatever the number of subscribers, opened with the first of them. States:
 
 - *connecting*: with backoff, for ever. The frontier polls at `poll_seconds` meanwhile.
-- *listening*: after LISTEN a notification was sent to oneself and came back. From here on the frontier polls less often.
+- *listening*: after LISTEN a notification arrived, one that the frontier's connection was asked to send if need be. From here
+  on the frontier polls less often. (One from its own connection proves nothing: PgBouncer returns that, and no other.)
   Every `PROBE_SECONDS` a statement asks whether the server still answers; if not within `ANSWER_SECONDS`, the connection is
   thrown away without a word, and made again.
-- *deaf*: the notification to oneself did not come back (a pooler lies between, or a standby answers). It is tried again
-  after `DEAF_SECONDS`.
+- *deaf*: none arrived (a pooler lies between, or a standby answers). It is tried again after `DEAF_SECONDS`.
 
 After every LISTEN the log is read again: what was notified before it was not heard.
 
@@ -34,7 +34,6 @@ from typing import Final
 
 from .._drivers.asyncpg import AsyncpgConnection
 from .._failpoints import armed, hit, register
-from .._operations import marks
 from .._operations.statement import Statement
 from ..errors import ConnectionLost, EventStoreError, InvalidArgument, Retryable
 
@@ -48,7 +47,7 @@ PROBE_SECONDS: Final = 15.0
 """How often a listener that has heard nothing asks whether its connection lives."""
 
 ANSWER_SECONDS: Final = 5.0
-"""How long the server may take to answer the probe, or to return a notification to whoever sent it."""
+"""How long the server may take to answer the probe, or to deliver a notification."""
 
 DEAF_SECONDS: Final = 60.0
 """How long to go without notifications where they do not arrive, before trying again."""
@@ -125,6 +124,7 @@ class Listener:
         connect: opens a connection for LISTEN.
         channel: what to listen on.
         heard: called at each notification, with the sender's process id, and after every LISTEN, with 0.
+        ask: asks for a notification from another connection.
 
     Attributes:
         listening: whether notifications are known to arrive.
@@ -132,9 +132,14 @@ class Listener:
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[AsyncpgConnection]], channel: str, heard: Callable[[int], None]
+        self,
+        connect: Callable[[], Awaitable[AsyncpgConnection]],
+        channel: str,
+        *,
+        heard: Callable[[int], None],
+        ask: Callable[[], None],
     ) -> None:
-        self._connect, self._channel, self._heard = connect, channel, heard
+        self._connect, self._channel, self._heard, self._ask = connect, channel, heard, ask
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
         self._count = 0
@@ -190,7 +195,7 @@ class Listener:
         try:
             self._lost = False
             await self._answered(connection.listen(self._channel, self._note, self._note_lost))
-            await self._hear_oneself(connection)
+            await self._hear_something()
             self.listening, self._trouble = True, ""
             self.connects += 1
             if armed:
@@ -205,6 +210,7 @@ class Listener:
             connection.abort()
             raise
         finally:
+            await connection.end_listening()
             await connection.close()
 
     def _note(self, pid: int) -> None:
@@ -217,13 +223,13 @@ class Listener:
         self._lost = True
         self._stir.set()
 
-    async def _hear_oneself(self, connection: AsyncpgConnection) -> None:
+    async def _hear_something(self) -> None:
+        self._stir.clear()
         before = self._count
-        await self._answered(connection.run(marks.notify()))
+        self._ask()
+        await self._wait(ANSWER_SECONDS)
         if self._count == before:
-            await self._wait(ANSWER_SECONDS)
-        if self._count == before:
-            raise Retryable(f"a notification to oneself did not come back within {ANSWER_SECONDS:.0f} s", "0A000")
+            raise Retryable(f"no notification arrived within {ANSWER_SECONDS:.0f} s of LISTEN", "0A000")
 
     async def _answered(self, request: Awaitable[object]) -> None:
         try:

@@ -5,13 +5,12 @@ Leases and heartbeats only decide who *tries*; a wrong decision there costs time
 
 **States of a follower.** Without an owner; owned by a daemon whose heartbeat has not expired; owned by one whose has.
 
-**Fencing.** A takeover bumps the epoch in its own transaction. Every batch locks the row and compares the epoch first, in
-its own transaction: a stale owner's batch finds another epoch and rolls back. So nothing is written twice, whatever
-clocks, pauses and networks do.
+**Fencing.** A takeover takes the lease and bumps the epoch in one statement. Every batch locks the row and compares the
+epoch first, in its own transaction: a stale owner's batch finds another epoch and rolls back. So nothing is written
+twice, whatever clocks, pauses and networks do.
 
 **Progress.** A stopped owner may hold the row lock inside an open batch. The taker terminates that backend (its pid and
-start time stand in the lease); where it may not, or may not see them, the server ends the idle transaction after 20 s. One
-that is stopped inside a takeover is ended after 2 s.
+start time stand in the lease); where it may not, or may not see them, the server ends the idle transaction after 20 s.
 
 **What if it dies here.** Before the takeover commits: nothing has happened. After: the next batch is the taker's. Between
 a batch and its commit: the server rolls back effect and checkpoint together.
@@ -47,13 +46,10 @@ _LOCK_CHECKPOINT: Final = _sql("lock_checkpoint")
 _SAVE_CHECKPOINT: Final = _sql("save_checkpoint")
 _READ_CHECKPOINT: Final = _sql("read_checkpoint")
 _HEARTBEAT: Final = _sql("heartbeat")
-_BOUND_TAKEOVER: Final = _sql("bound_takeover")
 _BEGIN_LEASE: Final = _sql("begin_lease")
-_LOCK_LEASE: Final = _sql("lock_lease")
 _READ_LEASE: Final = _sql("read_lease")
 _END_BACKEND: Final = _sql("end_backend")
 _TAKE_LEASE: Final = _sql("take_lease")
-_BUMP_EPOCH: Final = _sql("bump_epoch")
 _RELEASE: Final = _sql("release")
 _STATUS: Final = _sql("status")
 
@@ -90,23 +86,19 @@ class FollowerStatus:
 
 
 def acquire(follower: str, shard: int, owner: UUID) -> _Operation[Held | None]:
-    """Take a follower if nobody alive has it; None otherwise. Run it in one transaction, on the batches' connection.
+    """Take a follower if nobody alive has it; None otherwise. Run it on the batches' connection, outside of a transaction.
 
-    Where somebody alive has it, this is one look-up and writes nothing: waiting costs no more.
+    Where somebody alive has it, this is one look-up and writes nothing: waiting costs no more. Each statement commits by
+    itself, so that a process which is stopped here holds nothing that others need: a transaction would be held open for as
+    long as the process is stopped, if that happens between the messages of one statement, where no time-out counts.
     """
     rows = yield Statement(_READ_LEASE, (follower, shard))
     if rows and rows[0][0] != owner and rows[0][1]:
         return None
-    yield Statement(_BOUND_TAKEOVER)
     yield Statement(_BEGIN_CHECKPOINT, (follower, shard))
     yield Statement(_BEGIN_LEASE, (follower, shard, owner))
-    rows = yield Statement(_LOCK_LEASE, (follower, shard))
-    holder, alive = rows[0]
-    if holder != owner and alive:
-        return None
-    yield Statement(_TAKE_LEASE, (follower, shard, owner))
-    rows = yield Statement(_BUMP_EPOCH, (follower, shard))
-    return Held(*rows[0])
+    rows = yield Statement(_TAKE_LEASE, (follower, shard, owner))
+    return Held(*rows[0]) if rows else None
 
 
 def end_expired(follower: str, shard: int, owner: UUID) -> _Operation[None]:

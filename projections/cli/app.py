@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from typing import Annotated
 
@@ -19,10 +20,12 @@ from eventstore.cli.console import (
     print_table,
     run,
     say,
+    tell,
 )
+from eventstore.telemetry import FeedBlocked
 
 from ..daemon import Daemon
-from ..status import FollowerStatus, followers
+from ..status import FollowerStatus, blocked, followers
 from .loading import load, make_daemon
 
 __all__ = ["app", "run_app"]
@@ -81,22 +84,30 @@ def _stop_on_signals(daemon: Daemon) -> None:
 
 @app.command("status")
 def status(url: UrlOption = "", schema: SchemaOption = "eventstore", as_json: JsonOption = False) -> None:
-    """Show every follower that has ever run: how far it is, and who runs it."""
+    """Show every follower that has ever run: how far it is, who runs it, and for whom all of them wait."""
 
-    async def work() -> list[FollowerStatus]:
+    async def work() -> tuple[list[FollowerStatus], FeedBlocked | None]:
         async with EventStore(address(url), schema=schema, events=[], application_name="projections-cli") as store:
-            return await followers(store)
+            return await followers(store), await blocked(store)
 
-    found = run(work())
+    found, wait = run(work())
     if as_json:
         for one in found:
             print_json({name: getattr(one, name) for name in one.__slots__} | {"state": _state(one)})
+        if wait is not None:
+            print_json({"follower": None, "state": "blocked"} | dataclasses.asdict(wait))
         return
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (f.follower, f.shard, f.position, f.behind, _state(f), f.daemon, f.updated_at.isoformat(" ", "seconds"))
         for f in found
     ]
+    if wait is not None:
+        since = wait.blockers[0].since
+        rows.append(("(the log)", None, wait.position, None, "blocked", None, since and since.isoformat(" ", "seconds")))
     print_table("", ("follower", "shard", "position", "behind", "state", "daemon", "last moved"), rows)
+    if wait is not None:
+        for blocker in wait.blockers:
+            tell(f"the log is blocked behind position {wait.position} by {blocker}")
 
 
 def _state(follower: FollowerStatus) -> str:
