@@ -34,10 +34,9 @@ __all__ = ["ProjectionRun", "Tx"]
 _log = logging.getLogger("projections")
 
 BEFORE_BATCH: Final = register("runner.before_batch", "events are read; the batch's transaction has not begun")
-LOCKED: Final = register("runner.after_lock", "the checkpoint is locked and the epoch is ours; no handler has run")
+LOCKED: Final = register("runner.after_lock", "the checkpoint is locked, ours, and moved; no handler has run")
 HANDLED: Final = register("runner.after_handlers", "handlers have run; folded rows have not been written")
-BEFORE_SAVE: Final = register("runner.before_save", "effects are written; the checkpoint has not moved")
-AFTER_SAVE: Final = register("runner.after_save", "effects and checkpoint are written; the batch is not committed")
+WRITTEN: Final = register("runner.before_commit", "effects and checkpoint are written; the batch is not committed")
 AFTER_BATCH: Final = register("runner.after_commit", "the batch is committed; the runner does not know it yet")
 TAKING: Final = register("lease.before_take", "the follower is to be taken; nothing was written")
 TAKEN: Final = register("lease.after_take", "the follower is ours, committed; no batch has begun")
@@ -66,6 +65,13 @@ CONNECTION_SETTINGS: Final = {
     # A plan for a table that was empty when it was made would stay a sequential scan: plan each batch anew.
     "plan_cache_mode": "force_custom_plan",
     "jit": "off",
+}
+
+
+ROWS_ONLY_SETTINGS: Final = {
+    # Rows and checkpoint are lost together in a crash of the server, and written again from events, which are not lost
+    # (docs/decisions/0006). Saves the wait for the disk. A handler's own SQL may write what cannot be made again.
+    "synchronous_commit": "off",
 }
 
 
@@ -107,9 +113,10 @@ class _Work:
         next: the first event that has not been handled; None: all have been (or the one after them cannot be decoded).
         handled: how many have been, in the transaction under way.
         first, last: positions of the first and the last event handled in the transaction under way; of none: `upto`.
+        own_sql: whether a handler with SQL of its own was called in it.
     """
 
-    __slots__ = ("events", "first", "handled", "last", "next", "upto")
+    __slots__ = ("events", "first", "handled", "last", "next", "own_sql", "upto")
 
     def __init__(self, batch: Batch[Any]) -> None:
         self.events = iter(batch.events)
@@ -121,6 +128,7 @@ class _Work:
         """A transaction begins."""
         self.first = self.last = self.upto if self.next is None else self.next.position
         self.handled = 0
+        self.own_sql = False
 
     def note(self, count: int, last: Recorded[Any] | None, following: Recorded[Any] | None) -> None:
         """Note that `count` more events were handled, the latest of them `last`, and what follows them."""
@@ -201,7 +209,8 @@ class ProjectionRun:
     async def _take(self) -> AsyncpgConnection:
         """Wait for the lease; return the connection that batches run on."""
         purpose = f"projection {self.name}"[:50]
-        connection = await connect(self.store, purpose, CONNECTION_SETTINGS, statement_seconds=None)
+        settings = CONNECTION_SETTINGS if self._has_own_sql() else {**CONNECTION_SETTINGS, **ROWS_ONLY_SETTINGS}
+        connection = await connect(self.store, purpose, settings, statement_seconds=None)
         self._connection = connection
         if self._writer is not None:
             await self._writer.check_table(connection)
@@ -218,6 +227,9 @@ class ProjectionRun:
                     self._held = held
                     return connection
             await asyncio.sleep(TAKE_SECONDS * random.uniform(0.5, 1.0))
+
+    def _has_own_sql(self) -> bool:
+        return any(handler.asynchronous for handler in self._handlers.values())
 
     async def _follow(self, connection: AsyncpgConnection, upto: int | None) -> None:
         types, categories = tuple(self._handlers), self.projection.categories
@@ -252,7 +264,7 @@ class ProjectionRun:
         if armed:
             await hit(BEFORE_BATCH)
         async with connection.transaction():
-            await connection.run(checkpoints.lock(self.name, self.shard, self._held))
+            held = await connection.run(checkpoints.begin(self.name, self.shard, self._held, work.upto))
             if armed:
                 await hit(LOCKED)
             while work.next is not None and (not work.handled or time.monotonic() < until):
@@ -260,11 +272,10 @@ class ProjectionRun:
             if armed:
                 await hit(HANDLED)
             await self._write(connection, work.first, work.last)
+            if work.next is not None or work.own_sql:
+                held = await self._save(connection, work)
             if armed:
-                await hit(BEFORE_SAVE)
-            held = await self._save(connection, work)
-            if armed:
-                await hit(AFTER_SAVE)
+                await hit(WRITTEN)
         if armed:
             await hit(AFTER_BATCH)
         self._held = held
@@ -273,6 +284,9 @@ class ProjectionRun:
 
     async def _save(self, connection: AsyncpgConnection, work: _Work) -> Held:
         position = work.upto if work.next is None else work.last
+        """Move the checkpoint to where the batch did end. That also tells a transaction that is lost already: the COMMIT of
+        one would roll it back without a word.
+        """
         try:
             return await connection.run(checkpoints.save(self.name, self.shard, self._held, position))
         except DatabaseRefused as error:  # a handler has swallowed an error of its own SQL, and the transaction is lost
@@ -294,6 +308,7 @@ class ProjectionRun:
             recorded = work.next
             if returned is None and recorded is not None and (handler := self._handlers[recorded.type]).asynchronous:
                 await self._write(connection, recorded.position, recorded.position)  # what came before, for it to see
+                work.own_sql = True
                 returned = await handler.call(recorded.data, recorded, Tx(connection.raw))
                 if returned is None:
                     work.note(1, recorded, None)

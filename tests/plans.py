@@ -45,6 +45,7 @@ UNORDERED = {"known_ids"}
 FOLLOWING = {
     "lock_checkpoint": FOLLOWER,
     "read_checkpoint": FOLLOWER,
+    "begin_batch": ("text, int, bigint, bigint, bigint", "'f-7', 0, 7, 0, 0"),
     "save_checkpoint": ("text, int, bigint, bigint", "'f-7', 0, 7, 0"),
     "read_lease": FOLLOWER,
     "end_backend": ("text, int, uuid", f"'f-7', 0, '{SOMEBODY}'"),

@@ -35,7 +35,6 @@ def recorded(data, metadata, **other):
         "causation_id": uuid.UUID(int=8),
         "occurred_at": NOW,
         "recorded_at": NOW + dt.timedelta(seconds=1),
-        "tags": (),
     }
     return Recorded(**fields | other, data=data, metadata=metadata)
 

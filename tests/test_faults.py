@@ -23,8 +23,7 @@ pytestmark = pytest.mark.server
 
 HERE = Path(__file__).parent
 FAR = {
-    "runner.before_save": 3,
-    "runner.after_save": 3,
+    "runner.before_commit": 3,
     "runner.after_commit": 3,
     "feed.after_read": 2,
     "append.after_commit": 4,
@@ -113,7 +112,7 @@ async def test_a_process_killed_at_any_point_leaves_what_is_right(database, fail
     await check(database)
 
 
-STOPS = ["runner.after_lock:stop", "runner.before_save:stop", "runner.after_save:stop", "runner.after_commit:stop",
+STOPS = ["runner.after_lock:stop", "runner.after_handlers:stop", "runner.before_commit:stop", "runner.after_commit:stop",
          "runner.before_batch:stop", "lease.before_take:stop", "lease.after_take:stop"]  # fmt: skip
 
 
@@ -156,7 +155,7 @@ async def test_an_owner_stopped_past_its_lease_is_replaced_and_writes_nothing_wh
 
 
 @pytest.mark.parametrize(
-    "point", ["runner.after_lock", "runner.after_handlers", "runner.before_save", "runner.after_save", "runner.after_commit",
+    "point", ["runner.after_lock", "runner.after_handlers", "runner.before_commit", "runner.after_commit",
               "feed.before_read", "lease.before_take", "lease.after_take"]
 )  # fmt: skip
 async def test_a_transient_error_at_any_point_of_a_batch_is_retried(database, point):

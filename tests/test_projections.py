@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from projection_child import Applied, Balances, Deposited, Opened
 
-from eventstore import Event, EventStore, UnknownEvent, errors, spi
+from eventstore import Event, EventStore, UnknownEvent, embedded, errors, spi
 from eventstore.testing import Schedule
 from projections import (
     BatchFailed,
@@ -579,3 +579,43 @@ async def test_twenty_kills_at_random_moments_leave_exactly_the_fold(database, r
         assert await balances(database) == await folded(store)
         head = await store.head()
         assert [tuple(r) for r in await ask(database, "select count(*), max(times) from applied")] == [(head, 1)]
+
+
+@pytest.mark.soak
+async def test_rows_lost_in_a_crash_of_the_server_are_written_again(tmp_path):
+    """Batches do not wait for the disk; what the crash takes of them is done again from events that are there."""
+    server = await asyncio.to_thread(embedded.start, tmp_path)
+    seen = 0
+    async with EventStore(server.dsn, migrate=True) as store, Daemon(store, [Balances()], create=True) as daemon:
+        task = asyncio.create_task(daemon.run())
+        for n in range(200):
+            await store.append(f"account-{n % 7}", [Opened(owner="x"), Deposited(amount=n)])
+        last = await store.append("account-1", Deposited(amount=1))
+        async with asyncio.timeout(20):
+            while daemon.position < last.position:
+                await asyncio.sleep(0.001)
+        seen = daemon.position
+        postmaster = int((tmp_path / "cluster" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        server._supervisor.kill()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await asyncio.to_thread(server.stop)
+
+    with await asyncio.to_thread(embedded.start, tmp_path) as again:
+        async with EventStore(again.dsn) as store:
+            (status,) = await followers(store)
+            assert status.position <= seen
+            async with Daemon(store, [Balances()]) as daemon:
+                await asyncio.wait_for(daemon.run_until_caught_up(), 60)
+            assert await balances(again.dsn) == await folded(store)
+
+
+async def test_only_a_projection_of_rows_commits_without_waiting_for_the_disk(store):
+    """One handler with SQL of its own, and it waits."""
+    for projection, expected in ((Balances(), "off"), (Applied(), "on")):
+        run = runner.ProjectionRun(projection, store, uuid4())
+        run._writer = None  # its table is of no interest here
+        connection = await run._take()
+        assert await connection.raw.fetchval("show synchronous_commit") == expected
+        await run._disconnect()

@@ -10,10 +10,11 @@ mark is only where a start begins; NOTIFY and clocks decide nothing.
 - *watching*: somebody waits for positions behind the frontier. The task looks how far the log goes on without a hole
   (one index look-up), at once after a local append or a notification, else in growing pauses up to the poll's bound
   (`wakeups`).
-- *a hole is open, or somebody wants a fresh mark*: a round is opened: the last position given out, and in a later
-  statement who could still commit. Holders are looked at again after 2 ms, backing off to 50 ms. When all of a round's
-  holders have ended, the frontier moves to the round's position. Rounds overlap, so that one opened later, behind fewer
-  holders, need not wait for an earlier one. Who keeps readers waiting for long is named (`blocked`).
+- *a hole stays open for longer than a commit takes, or somebody wants a fresh mark*: a round is opened: the last
+  position given out, and in a later statement who could still commit. Holders are looked at again after 2 ms, backing
+  off to 50 ms. When all of a round's holders have ended, the frontier moves to the round's position. Rounds overlap, so
+  that one opened later, behind fewer holders, need not wait for an earlier one. Who keeps readers waiting for long is
+  named (`blocked`).
 
 **Trust window.** Holders are names that are used again after a restart, so every round dies with the connection. After
 a reconnect the log's identity is compared with the first one seen, the frontier falls back to the published mark, and
@@ -77,8 +78,15 @@ PUBLISHED: Final = register("marks.after_publish", "the mark is published and co
 PUBLISH_SECONDS: Final = 1.0
 """Safe mark and time mark are written at most this often, and only when the log has moved."""
 
+LOOK_SECONDS: Final = 0.0005
+"""The shortest pause between two looks, however many appends call for one. A look is one index look-up."""
+
 SHORTEST_PAUSE: Final = 0.002
-"""Between two looks, however many local appends call for one."""
+"""The first pause of the poll, after something has happened; it grows from there."""
+
+HOLE_SECONDS: Final = 0.002
+"""How long a hole is looked at again before the lock table is asked about it: most are filled within the time of a commit,
+and asking costs writers a little (`marks.FIRST_PAUSE`), looking nothing."""
 
 OPEN_SECONDS: Final = 15.0
 """How long a fresh mark may take to be begun: connecting, with retries."""
@@ -128,7 +136,8 @@ class Frontier:
         self._closed = False
         self._pause = marks.FIRST_PAUSE
         self._idle_pause = SHORTEST_PAUSE
-        self._looked_at = float("-inf")
+        self._looked_at = self._ask_at = float("-inf")
+        self._hole_since: tuple[int, float] | None = None  # which, and since when it has been looked at
         self.looks = 0  # how often the task has looked, for tests that must know that it has
 
     # -- what readers and appenders call
@@ -362,8 +371,9 @@ class Frontier:
             return
         waits = [self._sender.due_in(_now())]
         if self._rounds:
-            waits.append(self._pause)
-            self._pause = min(self._pause * 1.5, marks.LONGEST_PAUSE)
+            waits.append(max(0.0, self._ask_at - _now()))
+        elif self._hole_since is not None:
+            waits.append(LOOK_SECONDS)
         else:
             waits.append(self._publish_due_in())
             if self._waiters:
@@ -380,7 +390,7 @@ class Frontier:
     async def _hinted(self, seconds: float | None) -> None:
         """Wait for a hint, at most `seconds`; never less than the shortest pause since the last look."""
         if self._hint.is_set():
-            await asyncio.sleep(max(0.0, self._looked_at + SHORTEST_PAUSE - _now()))
+            await asyncio.sleep(max(0.0, self._looked_at + LOOK_SECONDS - _now()))
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -405,8 +415,9 @@ class Frontier:
         while self._orders:
             await self._obey(connection, self._orders[0])
             self._orders.pop(0)
-        if self._rounds:
+        if self._rounds and _now() >= self._ask_at:
             await self._close_rounds(connection)
+            self._ask_again()
         due = self._publish_due_in() == 0 and not any(r.publishes for r in self._rounds)
         if self._requests or due:
             await self._open_round(connection, publishes=due)
@@ -416,13 +427,26 @@ class Frontier:
             self._decide(reached)
             if armed:
                 await hit(DECIDED)
-            if hole and not self._rounds:
-                await self._open_round(connection)
+            await self._note_hole(connection, hole=hole)
         await self._tell(connection)
         self._answer_opened()
         await self._publish_stuck(connection)
         if self._watch.is_due(self._decided, _now(), hole=hole and bool(self._waiters)):
             await self._name_blockers(connection)
+
+    async def _note_hole(self, connection: AsyncpgConnection, *, hole: bool) -> None:
+        """Ask about a hole that has been there for a while."""
+        if not hole or self._rounds:
+            self._hole_since = None
+        elif self._hole_since is None or self._hole_since[0] != self._decided:
+            self._hole_since = (self._decided, _now())
+        elif _now() - self._hole_since[1] >= HOLE_SECONDS:
+            await self._open_round(connection)
+
+    def _ask_again(self) -> None:
+        """When to look at holders again: in growing pauses."""
+        self._ask_at = _now() + self._pause
+        self._pause = min(self._pause * 1.5, marks.LONGEST_PAUSE)
 
     async def _tell(self, connection: AsyncpgConnection) -> None:
         """Notify other processes of what this one has appended."""
@@ -478,6 +502,7 @@ class Frontier:
             raise
         opened = Round(mark, holders, requests, publishes, _now())
         self._pause = marks.FIRST_PAUSE
+        self._ask_again()
         if holders:
             self._rounds.append(opened)
         else:

@@ -2,12 +2,12 @@
 
 ::
 
-    with faults.armed("runner.before_save", faults.Raise(ConnectionLost("cut"))):
+    with faults.armed("runner.before_commit", faults.Raise(ConnectionLost("cut"))):
         ...
 
 In a child process that is to die at a point, arm what the parent put into its environment::
 
-    faults.arm_from_environment()  # EVENTSTORE_FAILPOINT="runner.before_save:kill@3;append.before_send:sleep=0.1"
+    faults.arm_from_environment()  # EVENTSTORE_FAILPOINT="runner.before_commit:kill@3;append.before_send:sleep=0.1"
 
 `points()` lists every point with what holds there. Nothing else in the library arms a point: production code cannot be
 made to fail from outside.

@@ -29,7 +29,19 @@ from eventstore.spi import Row, Statement, load_sql
 
 from ..errors import LeaseLost
 
-__all__ = ["FollowerStatus", "Held", "acquire", "end_expired", "heartbeat", "lock", "release", "save", "stands_at", "status"]
+__all__ = [
+    "FollowerStatus",
+    "Held",
+    "acquire",
+    "begin",
+    "end_expired",
+    "heartbeat",
+    "lock",
+    "release",
+    "save",
+    "stands_at",
+    "status",
+]
 
 T = TypeVar("T")
 _Operation = Generator[Statement, Sequence[Row], T]
@@ -42,6 +54,7 @@ def _sql(name: str) -> str:
 
 
 _BEGIN_CHECKPOINT: Final = _sql("begin_checkpoint")
+_BEGIN_BATCH: Final = _sql("begin_batch")
 _LOCK_CHECKPOINT: Final = _sql("lock_checkpoint")
 _SAVE_CHECKPOINT: Final = _sql("save_checkpoint")
 _READ_CHECKPOINT: Final = _sql("read_checkpoint")
@@ -123,8 +136,23 @@ def lock(follower: str, shard: int, held: Held) -> _Operation[None]:
         )
 
 
+def begin(follower: str, shard: int, held: Held, position: int) -> _Operation[Held]:
+    """Begin a batch that will end at `position`, in its transaction: lock the checkpoint, check that it is ours, move it.
+
+    One round trip instead of two; where the checkpoint ends elsewhere, `save` moves it again.
+
+    Raises:
+        LeaseLost: it is not ours any more.
+    """
+    rows = yield Statement(_BEGIN_BATCH, (follower, shard, position, held.epoch, held.position))
+    if not rows:
+        yield from lock(follower, shard, held)
+        raise LeaseLost(f"follower {follower!r} shard {shard} was taken over")
+    return Held(position, held.epoch)
+
+
 def save(follower: str, shard: int, held: Held, position: int) -> _Operation[Held]:
-    """End a batch: move the checkpoint, in the batch's transaction.
+    """End a batch elsewhere than it was begun for, in the batch's transaction.
 
     Raises:
         LeaseLost: the epoch is not ours any more.
