@@ -46,8 +46,9 @@ async def exported(store, format, **how):
 
 def without_place(recorded):
     """All that an import keeps; the text of the data included."""
-    document = recorded.data.document
-    return recorded._replace(position=0, recorded_at=None, data=(recorded.data, document))
+    names = ("stream_id", "version", "type", "schema_version", "event_id", "correlation_id", "causation_id", "occurred_at")
+    fields = {name: getattr(recorded, name) for name in (*names, "metadata", "data")}
+    return fields | {"document": recorded.data.document}
 
 
 async def told(store):

@@ -1,5 +1,7 @@
 """What the hot statements cost: at a million rows, and among entries of an index that lead to nothing any more."""
 
+import asyncio
+
 import pytest
 from plans import (
     FIRST_MARKS,
@@ -144,9 +146,11 @@ async def test_a_held_snapshot_costs_followers_a_page_for_many_updates_and_nothi
     await maker.execute("analyze eventstore.checkpoints, eventstore.leases, eventstore.daemons")
     faults = await plain_faults(follower, FOLLOWING)
     await snapshot.rollback()
-    for name in ("lock_checkpoint", "read_lease") * 2:
-        await blocks(follower, name)
-    released = {name: await blocks(follower, name) for name in FOLLOWING}
+    for _ in range(50):  # a look prunes what no snapshot can see any more; the server learns of that within moments
+        released = {name: await blocks(follower, name) for name in FOLLOWING}
+        if max(released.values()) <= max(clean.values()) + 5:
+            break
+        await asyncio.sleep(0.1)
 
     assert faults == []
     assert max(held.values()) < updates / 50

@@ -193,7 +193,7 @@ async def _stream(store: EventStore, stream_id: str, after: int) -> AsyncIterato
         if len(rows) < asked:
             return
         size.note(rows)
-        version = rows[-1][3]
+        version = rows[-1][read.VERSION]
 
 
 def _line(recorded: Recorded[Any], format: ExportFormat, source: str) -> str:  # noqa: A002 - as above

@@ -33,7 +33,7 @@ from uuid import UUID
 from .._operations import append as appends
 from .._operations import read
 from .._operations.append import EventRow, Limits, PreparedAppend, check_size
-from .._operations.statement import Operation, Statement, load_sql
+from .._operations.statement import Operation, Row, Statement, load_sql
 from ..context import Context, current_context
 from ..errors import AppendUnknown, ConnectionLost, Invalid, Retryable, UniqueViolation, VersionConflict
 from ..serialization import EncodedEvent, encode_json
@@ -67,9 +67,6 @@ STREAM_WEIGHT: Final = 4
 
 RETRY_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses after a lost connection, until the import gives up; it can be run again."""
-
-EVENT_ID: Final = 6
-"""Column of the rows of all read statements."""
 
 DEADLOCK: Final = "40P01"
 
@@ -320,7 +317,7 @@ class _Importer:
                     raise done
                 span = done.first_version - known
                 between = await connection.run(read.read_stream("", name, known, done.first_version, span, backwards=False))
-                if any(str(row[EVENT_ID]) in own for row in between):
+                if any(_event_id(row) in own for row in between):
                     raise VersionConflict(name, known, done.first_version - 1)  # noqa: TRY301 - rolls back
         except VersionConflict:
             return False
@@ -329,7 +326,7 @@ class _Importer:
             return False
         self._store._frontier.touch()
         self._added(name, done.version, own)
-        self._known[name].ids.update(str(row[EVENT_ID]) for row in between)
+        self._known[name].ids.update(map(_event_id, between))
         self._weight += len(between)
         return True
 
@@ -386,3 +383,7 @@ def _event_row(line: ImportLine) -> EventRow:
 def _known_ids(tenant_id: str, stream_ids: Sequence[str]) -> Operation[dict[str, list[str]]]:
     rows = yield Statement(_KNOWN, (tenant_id, list(stream_ids)))
     return {row[0]: row[1] for row in rows}
+
+
+def _event_id(row: Row) -> str:
+    return str(UUID(bytes=row[read.EVENT_ID]))

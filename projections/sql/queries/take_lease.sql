@@ -2,7 +2,7 @@
 -- One statement, on its own: a client that is stopped cannot leave it half done and hold its locks. Bumping the epoch makes
 -- every batch of an earlier owner fail. Takers queue on the lease's row, and each looks again once it has it; one that does
 -- not see a heartbeat that was just written takes the lease from a living daemon, which the epoch tells.
--- Index: leases_pkey.
+-- Cold: once a takeover.
 with taken as (
     update "eventstore".leases l
     set owner = $3, pid = a.pid, backend_start = a.backend_start, taken_at = clock_timestamp()
