@@ -5,8 +5,8 @@ A module names its points when it is imported, and passes them like this::
     if armed:
         await hit(BEFORE_SEND)
 
-Unset, that is one truth test of an empty dictionary (about 15 ns; benchmarks/failpoints.py measures it). What a point does when
-it is armed is decided by `eventstore.testing.faults`; nothing in production code arms one.
+Unset, that is one truth test of an empty dictionary (docs/testing.md has what it costs). What a point does when it is
+armed is decided by `eventstore.testing.faults`; nothing in production code arms one.
 """
 
 from __future__ import annotations

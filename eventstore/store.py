@@ -237,7 +237,8 @@ class EventStore:
         Subscribers look at the log at once, in this process and, by a notification, in others; a settled mark is
         published. Cheap, coalesced, never raises; forgetting it costs the poll's pause, nothing else.
         """
-        self._frontier.touch()
+        if self._is_open:
+            self._frontier.touch()
 
     # -- reading
 
@@ -336,7 +337,7 @@ class EventStore:
                 try:
                     outcomes = await connection.run(operation)
                 except UniqueViolation as error:
-                    refuse_reused_position(error)
+                    refuse_reused_position(error, self._schema)
                     continue
                 except ConnectionLost as error:
                     ids = tuple(event_id for one in group for event_id in one.event_ids)

@@ -58,7 +58,7 @@ class Transaction:
                 async with self._connection.transaction():
                     (outcome,) = await self._connection.run(appends.append([one], contended=attempt > 0))
             except UniqueViolation as error:
-                refuse_reused_position(error)
+                refuse_reused_position(error, self._connection.schema)
                 continue
             if isinstance(outcome, VersionConflict):
                 raise outcome
@@ -79,7 +79,7 @@ class Transaction:
         return read.decode(self._registry, rows)
 
 
-def refuse_reused_position(error: UniqueViolation) -> None:
+def refuse_reused_position(error: UniqueViolation, schema: str) -> None:
     """A lost race for a version is tried again; a position that is taken already is no race.
 
     Raises:
@@ -87,9 +87,9 @@ def refuse_reused_position(error: UniqueViolation) -> None:
     """
     if "events_position_key" in str(error):
         raise SequenceBehind(
-            "the sequence eventstore.events_position_seq gives out positions that are taken: a restore left it behind the "
-            "log. Stop all writers, then: select setval('eventstore.events_position_seq', (select max(position) from "
-            "eventstore.events))"
+            f'the sequence "{schema}".events_position_seq gives out positions that are taken: a restore left it behind the '
+            f"log. Stop all writers, then: select setval('\"{schema}\".events_position_seq', (select max(position) from "
+            f'"{schema}".events))'
         ) from error
 
 

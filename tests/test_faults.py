@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -253,9 +254,17 @@ async def test_a_fault_strikes_at_the_hit_that_it_is_set_for():
 
 
 def test_every_point_says_what_holds_there():
-    """And is passed by the code: its name stands beside an `armed` in the module that registers it."""
+    """None that the sources name is missing above, and each is passed where it is named."""
     assert projection_child
-    assert len(faults.points()) >= 25
+    named = {}
+    for package in ("eventstore", "projections"):
+        for file in (HERE.parent / package).rglob("*.py"):
+            text = file.read_text()
+            for variable, name in re.findall(r'^(\w+): Final = register\(\s*"([a-z_.]+)"', text, re.M):
+                named[name] = len(re.findall(rf"await hit\({variable}\)", text))
+    assert set(named) == set(faults.points())
+    assert all(named.values()), named
+    assert len(named) >= 25
     for name, holds in faults.points().items():
         assert name.count(".") == 1, name
         assert len(holds) > 20, name

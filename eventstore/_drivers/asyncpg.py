@@ -189,6 +189,11 @@ class AsyncpgConnection:
         except DRIVER_ERRORS as error:
             raise translated(error) from error
 
+    @property
+    def schema(self) -> str:
+        """The schema that statements are run on."""
+        return self._schema
+
     async def end_listening(self) -> None:
         """Listen to nothing any more, so that a pool takes the connection back as it was. Never raises."""
         with contextlib.suppress(*DRIVER_ERRORS):
@@ -329,8 +334,8 @@ class AsyncpgDriver:
                 return await pool.acquire()
         except TimeoutError as error:
             raise Retryable(
-                f"no connection for {kind}s was free within {ACQUIRE_SECONDS:.0f} s (the budget has "
-                f"{getattr(self._budget, kind)}); hold fewer at once, or raise max_connections",
+                f"no connection for {kind}s was free within {ACQUIRE_SECONDS:.0f} s (the pool has "
+                f"{pool.get_max_size()}); hold fewer at once, or raise max_connections",
                 "53300",
             ) from error
         except DRIVER_ERRORS as error:
@@ -362,7 +367,7 @@ class AsyncpgDriver:
         """
         try:
             if self._user_pool is not None and not dsn:
-                return _Borrowed(self._user_pool, await self._user_pool.acquire(), self._schema)
+                return _Borrowed(self._user_pool, await self._take(self._user_pool, "read"), self._schema)
             arguments = self._connect_arguments(purpose, settings, dsn or self._dsn)
             raw = await asyncpg.connect(**arguments, command_timeout=statement_seconds)
         except (*DRIVER_ERRORS, ValueError) as error:

@@ -44,6 +44,11 @@ def from_sqlstate(sqlstate: str, message: str) -> EventStoreError:
             f"another transaction holds what this one needs, and has for longer than lock_timeout ({message}); try "
             "again, or look for the holder in pg_stat_activity"
         )
+    if sqlstate == "08P01" and "startup parameter" in message:  # said by PgBouncer
+        return CannotConnect(
+            f"a pooler refused the connection: {message}; give the server's own address, or an asyncpg pool made with "
+            "statement_cache_size=0"
+        )
     if sqlstate in _LOST or sqlstate.startswith("08"):
         return ConnectionLost(f"{_RETRYABLE.get(sqlstate, 'the connection failed')}: {message}")
     if sqlstate in _RETRYABLE:

@@ -61,7 +61,7 @@ LONGEST_PAUSE: Final = 0.05
 """Seconds between looks at a transaction that is held for long."""
 
 CHUNK: Final = 10_000
-"""Rows that one look for holes goes through."""
+"""Positions that one look for holes goes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +149,22 @@ def settle() -> Operation[Mark]:
 
 
 def advance(decided: int, started: datetime | None = None) -> Operation[tuple[int, bool]]:
-    """Return how far the log goes on from `decided` without a hole, and whether a hole stopped it."""
+    """Return how far the log goes on from `decided` without a hole, and whether a hole stopped it.
+
+    Where nothing can be seen within reach although more was given out, that counts as a hole too: what lies beyond is found
+    when it is decided.
+    """
     while True:
         rows = yield Statement(_ADVANCE, (decided, CHUNK))
-        reached, seen, found = rows[0]
+        reached, seen, given, found = rows[0]
         _refuse_restarted(started, found)
-        whole = reached is not None and reached == seen
-        if whole and reached - decided == CHUNK:
-            decided = reached
-            continue
-        return (decided if reached is None else reached), seen is not None and not whole
+        if seen is None:
+            return decided, given > decided + CHUNK
+        if reached != seen:
+            return (decided if reached is None else reached), True
+        if reached - decided < CHUNK:
+            return reached, False
+        decided = reached
 
 
 def publish(mark: Mark, *, always: bool = False) -> Operation[bool]:

@@ -247,7 +247,7 @@ class _Importer:
         except (UniqueViolation, Retryable) as error:
             self._forget({line.stream_id for line in lines})
             if isinstance(error, UniqueViolation):
-                refuse_reused_position(error)
+                refuse_reused_position(error, self._store.schema)
             elif error.sqlstate != DEADLOCK:
                 raise
             return lines
@@ -322,7 +322,7 @@ class _Importer:
         except VersionConflict:
             return False
         except UniqueViolation as error:
-            refuse_reused_position(error)
+            refuse_reused_position(error, self._store.schema)
             return False
         self._store._frontier.touch()
         self._added(name, done.version, own)

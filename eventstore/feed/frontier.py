@@ -344,6 +344,7 @@ class Frontier:
         self._identity = state.identity
         self._publishing.position = state.safe_mark
         self._rounds.clear()
+        self._hole_since = None
         self._requests = [r for r in self._requests if not r.done.done()]
         await self._open_round(connection)
         for waiter in list(self._waiters):
@@ -428,6 +429,8 @@ class Frontier:
             if armed:
                 await hit(DECIDED)
             await self._note_hole(connection, hole=hole)
+        else:
+            self._hole_since = None
         await self._tell(connection)
         self._answer_opened()
         await self._publish_stuck(connection)

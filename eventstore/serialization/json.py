@@ -45,6 +45,7 @@ _SECRETS: Final = (SecretStr, SecretBytes, Secret)
 EXACT_CHARACTERS: Final = 16
 """A number of at most 15 digits and a point comes back from a double to the digit (IEEE 754: DBL_DIG is 15)."""
 
+_ALIASES: Final = {"validation_alias", "alias"}
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -112,7 +113,10 @@ class Codec:
                 f"types pydantic understands ({error})"
             ) from error
         self._to_json = adapter.serializer.to_json
-        self.decode: Callable[[str], Any] = partial(adapter.validator.validate_json, by_alias=True, by_name=True)
+        validate = adapter.validator.validate_json
+        aliases = any(_ALIASES & node.keys() for node, _ in _walk(adapter.core_schema, keeps_nan=False, seen=set()))
+        # Names are what is written, aliases what older code may have written. Saying so costs a tenth of decoding.
+        self.decode: Callable[[str], Any] = partial(validate, by_alias=True, by_name=True) if aliases else validate
         self._verify_always = verify_always
         self._verified = False
         self._hides_nan = _check_schema(type_, adapter.core_schema)
