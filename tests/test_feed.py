@@ -509,3 +509,43 @@ async def test_an_idle_store_sends_no_statement(database, schedule):
         before = (await watcher.do("look", sql))[0][0]
         await asyncio.sleep(1.0)
         assert (await watcher.do("look", sql))[0][0] == before
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_a_hole_wider_than_a_look_is_waited_for_and_passed(database, schedule, monkeypatch, end):
+    """A large transaction under way: nothing within a look's reach can be seen, and what lies behind it must wait."""
+    monkeypatch.setattr(marks, "CHUNK", 10)
+    slow, quick = await schedule.session("slow"), await schedule.session("quick")
+    many = """insert into eventstore.events (stream_id, version, type, event_id, data)
+              select 'large-1', n, 'Wanted', gen_random_uuid(), '{}' from generate_series(1, 35) n"""
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
+        await insert(quick, "a-1")
+        await slow.do("begin", "begin")
+        await slow.do("many", many)
+        await insert(quick, "a-2")
+        reader = Reader(store)
+        step = schedule.start("reader", reader.upto(37 if end == "commit" else 2), looks=reader.looks)
+        await schedule.blocks(step)
+        assert reader.seen == [1]
+        await slow.do(end, end)
+
+        expected = list(range(1, 38)) if end == "commit" else [1, 37]
+        assert await schedule.unblocks(step) == expected
+
+
+async def test_a_frontier_whose_last_reader_left_at_a_hole_rests(database, schedule):
+    """It does not look for anybody, and sends nothing."""
+    slow, quick = await schedule.session("slow"), await schedule.session("quick")
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
+        await hold(slow, "a-1")
+        await insert(quick, "b-1")
+        reader = Reader(store)
+        step = schedule.start("reader", reader.upto(1), looks=reader.looks)
+        await schedule.blocks(step)
+        step.task.cancel()
+        await asyncio.gather(step.task, return_exceptions=True)
+        await asyncio.sleep(0.3)
+        before = reader.looks()
+        await asyncio.sleep(1.0)
+        assert reader.looks() - before <= 3
+        await slow.do("rollback", "rollback")
