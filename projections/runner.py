@@ -283,10 +283,10 @@ class ProjectionRun:
         self.applied += work.handled
 
     async def _save(self, connection: AsyncpgConnection, work: _Work) -> Held:
-        position = work.upto if work.next is None else work.last
         """Move the checkpoint to where the batch did end. That also tells a transaction that is lost already: the COMMIT of
         one would roll it back without a word.
         """
+        position = work.upto if work.next is None else work.last
         try:
             return await connection.run(checkpoints.save(self.name, self.shard, self._held, position))
         except DatabaseRefused as error:  # a handler has swallowed an error of its own SQL, and the transaction is lost

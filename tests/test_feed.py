@@ -544,8 +544,81 @@ async def test_a_frontier_whose_last_reader_left_at_a_hole_rests(database, sched
         await schedule.blocks(step)
         step.task.cancel()
         await asyncio.gather(step.task, return_exceptions=True)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.3)  # for a second it may come back
         before = reader.looks()
         await asyncio.sleep(1.0)
         assert reader.looks() - before <= 3
         await slow.do("rollback", "rollback")
+
+
+async def test_what_was_read_ahead_from_a_log_that_is_gone_is_not_delivered(database, schedule):
+    """The next batch is read while the first is worked on; then another log answers, equal up to there and not beyond."""
+    quick = await schedule.session("quick")
+    many = """insert into eventstore.events (stream_id, version, type, event_id, data)
+              select $1 || n, 1, 'Wanted', gen_random_uuid(), '{}' from generate_series(1, $2::int) n"""
+    async with EventStore(database, application_name="cut", wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
+        await quick.do("many", many, "old-", 400)
+        async with store.subscribe() as live:
+            batches = live.batches()
+            first = await anext(batches)
+            assert first.upto == 100
+            await asyncio.sleep(0.3)  # the batch after it has been read ahead
+            await quick.do("lose the tail", "set eventstore.rewritten_by = 'a test'")
+            await quick.do("lose the tail", "delete from eventstore.events where position > 150")
+            await quick.do("lose the tail", "select setval('eventstore.events_position_seq', 150)")
+            await quick.do("another tail", many, "new-", 350)
+            await quick.do(
+                "fail over",
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'cut marks'",
+            )
+            seen = [recorded.stream_id for recorded in first.events]
+            async with asyncio.timeout(20):
+                while len(seen) < 500:
+                    seen += [recorded.stream_id for recorded in (await anext(batches)).events]
+            await batches.aclose()
+        expected = [f"old-{n}" for n in range(1, 151)] + [f"new-{n}" for n in range(1, 351)]
+        assert seen == expected
+
+
+async def test_one_round_is_enough_behind_one_transaction(database, schedule):
+    """However long it is held, and however the log moves on: what is asked of the lock table does not grow."""
+    slow, quick = await schedule.session("slow"), await schedule.session("quick")
+    async with EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
+        await hold(slow, "a-1")
+        await store.append("b-0", Wanted())
+        reader = Reader(store)
+        step = schedule.start("reader", reader.upto(5), looks=reader.looks)
+        most = 0
+        for n in range(1, 5):
+            await asyncio.sleep(1.1)
+            most = max(most, len(store._frontier._rounds))
+            if n % 2:
+                await store.append(f"b-{n}", Wanted())
+        assert most <= 3
+        await slow.do("commit", "commit")
+        await quick.do("two more", INSERT, "b-9", "Wanted")
+        await quick.do("two more", INSERT, "b-10", "Wanted")
+        assert await schedule.unblocks(step) == [1, 2, 3, 4, 5]
+
+
+async def test_a_loop_left_in_the_middle_of_a_batch_remembers_what_it_delivered(database, schedule):
+    """A lost tail that was read but never delivered is no reason to stop."""
+    quick = await schedule.session("quick")
+    async with EventStore(database, application_name="cut", wake_ups=WakeUps(poll_seconds=0.05, listen=False)) as store:
+        for n in range(5):
+            await insert(quick, f"a-{n}")
+        async with store.subscribe() as live:
+            async for recorded in live:
+                if recorded.position == 2:
+                    break
+            await quick.do("lose the tail", "set eventstore.rewritten_by = 'a test'")
+            await quick.do("lose the tail", "delete from eventstore.events where position > 2")
+            await quick.do(
+                "fail over",
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'cut marks'",
+            )
+            await insert(quick, "b-1")
+            async with asyncio.timeout(20):
+                async for recorded in live:
+                    assert recorded.stream_id == "b-1"
+                    break

@@ -360,3 +360,16 @@ def test_a_poll_interval_that_is_none_is_refused(seconds):
     """With what was given."""
     with pytest.raises(errors.InvalidArgument, match="poll_seconds must be a positive number"):
         WakeUps(poll_seconds=seconds)
+
+
+async def test_an_append_does_not_take_the_listeners_question_back(database):
+    """A store that does not notify still asks for one notification, to know whether it hears."""
+    async with reading(database, poll_seconds=0.05, notify=False, deaf=True) as (store, _):
+        for n in range(200):
+            await store.append(f"a-{n}", Noted())
+            if store._frontier.listener.listening:
+                break
+        await listens(store)
+        store._frontier._echo()
+        store._frontier.touch()
+        assert store._frontier._sender.due

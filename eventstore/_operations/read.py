@@ -58,7 +58,9 @@ WIDEST_FILTERED_RANGE: Final = 100_000
 class BatchSize:
     """How many rows the next batch asks for: grows while batches are light, shrinks when one was heavy.
 
-    Starts small since most streams are; at most `most` rows. Aims at `target_bytes` of JSON a batch.
+    Starts small since most streams are; at most `most` rows. Aims at `target_bytes` of JSON a batch, by a sample of the last
+    one: a few heavy events among many light ones may make a batch heavier. A follower holds two batches, one of them read
+    ahead.
     """
 
     rows: int = 100

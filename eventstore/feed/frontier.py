@@ -84,6 +84,9 @@ LOOK_SECONDS: Final = 0.0005
 SHORTEST_PAUSE: Final = 0.002
 """The first pause of the poll, after something has happened; it grows from there."""
 
+READER_GRACE_SECONDS: Final = 1.0
+"""How long a reader that has stopped waiting counts as one that waits."""
+
 HOLE_SECONDS: Final = 0.002
 """How long a hole is looked at again before the lock table is asked about it: most are filled within the time of a commit,
 and asking costs writers a little (`marks.FIRST_PAUSE`), looking nothing."""
@@ -136,7 +139,7 @@ class Frontier:
         self._closed = False
         self._pause = marks.FIRST_PAUSE
         self._idle_pause = SHORTEST_PAUSE
-        self._looked_at = self._ask_at = float("-inf")
+        self._looked_at = self._ask_at = self._waited_at = float("-inf")
         self._hole_since: tuple[int, float] | None = None  # which, and since when it has been looked at
         self.looks = 0  # how often the task has looked, for tests that must know that it has
 
@@ -156,7 +159,7 @@ class Frontier:
             StoreClosed: the store was closed meanwhile.
         """
         waiter = Waiter(position, generation, asyncio.get_running_loop().create_future())
-        if self._generation and self._connection is not None:
+        if self.stands(self._generation):
             self._answer(waiter)
             if waiter.future.done():
                 return waiter.future.result()
@@ -167,6 +170,7 @@ class Frontier:
         try:
             return await waiter.future
         finally:
+            self._waited_at = _now()
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
 
@@ -231,8 +235,12 @@ class Frontier:
         """
         if not self._closed:
             self._publishing.due = True
-            self._sender.due = self._wake_ups.notify
+            self._sender.due |= self._wake_ups.notify
             self._call()
+
+    def stands(self, generation: int) -> bool:
+        """Whether the connection on which `generation` was learnt is still there, as far as is known."""
+        return self._connection is not None and not self._connection.closed and 0 < generation == self._generation
 
     @property
     def listener(self) -> Listener:
@@ -434,12 +442,12 @@ class Frontier:
         await self._tell(connection)
         self._answer_opened()
         await self._publish_stuck(connection)
-        if self._watch.is_due(self._decided, _now(), hole=hole and bool(self._waiters)):
+        if self._watch.is_due(self._decided, _now(), hole=hole and self._readers_wait()):
             await self._name_blockers(connection)
 
     async def _note_hole(self, connection: AsyncpgConnection, *, hole: bool) -> None:
         """Ask about a hole that has been there for a while."""
-        if not hole or self._rounds:
+        if not hole or any(round_.mark.position > self._decided for round_ in self._rounds):
             self._hole_since = None
         elif self._hole_since is None or self._hole_since[0] != self._decided:
             self._hole_since = (self._decided, _now())
@@ -507,12 +515,31 @@ class Frontier:
         self._pause = marks.FIRST_PAUSE
         self._ask_again()
         if holders:
-            self._rounds.append(opened)
+            self._rounds = [r for r in self._rounds if not opened.takes_over(r)] + [opened]
         else:
             await self._complete(connection, opened)
 
+    def _readers_wait(self) -> bool:
+        """Whether somebody waits behind the frontier, or did a moment ago: a reader that works on what it was given comes
+        back, and must not begin to wait anew.
+        """
+        return bool(self._waiters) or _now() - self._waited_at < READER_GRACE_SECONDS
+
+    def _wanted_rounds(self) -> list[Round]:
+        """Those that somebody waits for. To readers the earliest that goes beyond the frontier is enough: whoever it waits
+        for, every later one waits for too.
+        """
+        wanted, for_readers = [], self._readers_wait()
+        for round_ in self._rounds:
+            if round_.wanted():
+                wanted.append(round_)
+            elif for_readers and round_.mark.position > self._decided:
+                wanted.append(round_)
+                for_readers = False
+        return wanted
+
     async def _close_rounds(self, connection: AsyncpgConnection) -> None:
-        self._rounds = [r for r in self._rounds if r.wanted(readers_wait=bool(self._waiters))]
+        self._rounds = self._wanted_rounds()
         if not self._rounds:
             return
         if armed:

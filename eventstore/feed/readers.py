@@ -241,6 +241,8 @@ class Subscription(Generic[E]):
     async def _read(self, idle_seconds: float | None) -> AsyncGenerator[Batch[E], None]:
         if not self._entered:
             raise InvalidArgument("use `async with store.subscribe(...) as live:` around the loop")
+        if self._last is not None and self._last[0] > self._delivered:  # a loop was left in the middle of a batch
+            self._last = await self._source.driver.run("read", read.newest_upto(self._delivered))
         ahead = _Ahead(self._source, BatchSize())
         try:
             async for batch in self._read_on(ahead, idle_seconds):
@@ -256,12 +258,17 @@ class Subscription(Generic[E]):
                 if reached is None:
                     yield Batch((), cursor)
                     continue
+                if reached.generation != self._generation:
+                    ahead.close()  # it was read from what may be another log
                 await self._verify(reached)
                 if reached.position <= cursor:
                     continue
                 if armed:
                     await hit(READING)
                 rows, upto = await ahead.rows(cursor, reached.position)
+                if not self._source.frontier.stands(self._generation):
+                    ahead.close()
+                    continue
             except Transient as error:
                 _log.warning("a subscription at position %d reads again: %s", cursor, error)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))

@@ -49,11 +49,21 @@ class Round:
     publishes: bool
     opened_at: float
 
-    def wanted(self, *, readers_wait: bool) -> bool:
-        """Whether anybody still waits for it."""
-        if self.requests:
-            return self.publishes or any(not request.done.done() for request in self.requests)
-        return self.publishes or readers_wait
+    def wanted(self) -> bool:
+        """Whether somebody waits for this very mark."""
+        return self.publishes or any(not request.done.done() for request in self.requests)
+
+    def takes_over(self, earlier: Round) -> bool:
+        """Whether the log has not moved since `earlier`: then whoever waits for that can have this one, which need not wait
+        for anybody who came later.
+        """
+        if earlier.mark.position != self.mark.position:
+            return False
+        self.holders &= earlier.holders
+        self.requests = earlier.requests + self.requests
+        self.publishes |= earlier.publishes
+        self.opened_at = min(self.opened_at, earlier.opened_at)
+        return True
 
 
 @dataclass(slots=True)

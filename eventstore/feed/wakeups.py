@@ -35,7 +35,7 @@ from typing import Final
 from .._drivers.asyncpg import AsyncpgConnection
 from .._failpoints import armed, hit, register
 from .._operations.statement import Statement
-from ..errors import ConnectionLost, EventStoreError, InvalidArgument, Retryable
+from ..errors import ConnectionLost, EventStoreError, InvalidArgument
 
 __all__ = ["Listener", "Sender", "WakeUps"]
 
@@ -95,6 +95,10 @@ class WakeUps:
             raise InvalidArgument(f"poll_seconds must be a positive number of seconds, got {seconds!r}")
 
 
+class _Deaf(EventStoreError):  # noqa: N818 - nobody outside sees it
+    """LISTEN is in force and nothing arrives."""
+
+
 class Sender:
     """When to notify others: at once after a pause, then once for all that was appended meanwhile."""
 
@@ -113,8 +117,8 @@ class Sender:
         self._at, self.due = now, False
 
     def refused(self, now: float) -> None:
-        """Note that the server would not."""
-        self._at = now + REFUSED_SECONDS
+        """Note that the server would not; try again later."""
+        self._at, self.due = now + REFUSED_SECONDS, True
 
 
 class Listener:
@@ -165,12 +169,12 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except ConnectionLost as error:
-                pause = RECONNECT_SECONDS[0] if self.listening else min(pause * 2, RECONNECT_SECONDS[1])
-                self._complain(str(error))
-            except EventStoreError as error:
+            except _Deaf as error:
                 pause = DEAF_SECONDS
                 self._complain(f"{error}; give WakeUps(listen_url=...) an address without a pooler, or switch listen off")
+            except EventStoreError as error:
+                pause = RECONNECT_SECONDS[0] if self.listening else min(pause * 2, RECONNECT_SECONDS[1])
+                self._complain(str(error))
             except Exception:
                 pause = DEAF_SECONDS
                 _log.exception("the listener met what it does not understand; the log is polled")
@@ -189,7 +193,8 @@ class Listener:
 
         Raises:
             ConnectionLost: it was.
-            Retryable: notifications do not arrive here.
+            _Deaf: notifications do not arrive here.
+            EventStoreError: the server refuses.
         """
         connection = await self._connect()
         try:
@@ -229,7 +234,7 @@ class Listener:
         self._ask()
         await self._wait(ANSWER_SECONDS)
         if self._count == before:
-            raise Retryable(f"no notification arrived within {ANSWER_SECONDS:.0f} s of LISTEN", "0A000")
+            raise _Deaf(f"no notification arrived within {ANSWER_SECONDS:.0f} s of LISTEN")
 
     async def _answered(self, request: Awaitable[object]) -> None:
         try:
