@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final
 
-from ..errors import Invalid, InvalidArgument
+from ..errors import InvalidArgument
 from ..serialization import encode_json
 from ..serialization.cloudevents import ParsedCloudEvent, parse_cloudevent
 from ..serialization.members import Member, members_of
-from .json_lines import numbered
+from .json_lines import numbered, parsed
 from .lines import (
     BadLine,
     ImportLine,
@@ -51,15 +51,7 @@ def read_cloudevents(file: BinaryIO, stream: str = "") -> Iterator[ImportLine | 
     else:
         begin[-1] += b"" if begin[-1].endswith(b"\n") else file.readline()
         lines = numbered(itertools.chain(begin, file))
-    for line in lines:
-        if isinstance(line, BadLine):
-            yield line
-            continue
-        number, text = line
-        try:
-            yield _from_cloudevent(number, text, stream)
-        except (ValueError, Invalid, RecursionError) as error:
-            yield BadLine(number, str(error), text)
+    yield from parsed(lines, _from_cloudevent, stream)
 
 
 def _from_cloudevent(number: int, text: str, stream: str) -> ImportLine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 from ..errors import Invalid, InvalidArgument
@@ -20,7 +20,7 @@ from .lines import (
     uuid_text,
 )
 
-__all__ = ["from_json", "numbered", "read_json_lines"]
+__all__ = ["from_json", "numbered", "parsed", "read_json_lines"]
 
 NEEDED: Final = ("stream_id", "type", "data")
 WRITTEN: Final = frozenset({"position", "version", "recorded_at"})
@@ -41,13 +41,26 @@ def read_json_lines(file: BinaryIO, source: str) -> Iterator[ImportLine | BadLin
 
     Numbers with more digits than a float keeps are refused, not rounded; those that it keeps stay as they are written.
     """
-    for line in numbered(file):
+    return parsed(numbered(file), from_json, source)
+
+
+def parsed(
+    lines: Iterable[tuple[int, str] | BadLine], parse: Callable[[int, str, str], ImportLine], given: str
+) -> Iterator[ImportLine | BadLine]:
+    """Parse numbered lines, each to an event or to the reason why not.
+
+    Args:
+        lines: as `numbered` gives them.
+        parse: takes a line's number and text, and `given`; raises what makes the line a bad one.
+        given: the same for every line.
+    """
+    for line in lines:
         if isinstance(line, BadLine):
             yield line
             continue
         number, text = line
         try:
-            yield from_json(number, text, source)
+            yield parse(number, text, given)
         except (ValueError, Invalid, RecursionError) as error:
             yield BadLine(number, str(error), text)
 
