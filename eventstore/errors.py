@@ -5,6 +5,7 @@ A caller decides by the second level; the leaves carry typed fields::
     EventStoreError
      +- Conflict                      reload, decide again, retry
      |   +- VersionConflict           somebody else appended to the stream first
+     |   +- BoundaryConflict          an event that a decision rests on has appeared since
      +- Transient                     retry as it is, after a moment
      |   +- ConnectionLost            the connection died; a read or a refused write may be sent again
      |   +- AppendUnknown             the connection died while an append was under way: it may have been committed
@@ -19,6 +20,7 @@ A caller decides by the second level; the leaves carry typed fields::
      |   +- InvalidUrl, CannotConnect, AuthenticationFailed, ServerTooOld, PermissionDenied
      |   +- SchemaMissing, SchemaOutdated, SchemaTooNew
      |   +- LogicalSubscriber         the log is filled by logical replication: it has no order to read it by
+     |   +- IdempotencyMismatch       a request id, or event ids, that stand for other content already
      |   +- StoreClosed               used before open() or after close()
      |   +- TimeInFuture              as of a time that the database's clock has not reached
      |   +- EmbeddedUnavailable       no PostgreSQL binaries found, or the private server did not start
@@ -43,6 +45,7 @@ __all__ = [
     "AmbiguousEventType",
     "AppendUnknown",
     "AuthenticationFailed",
+    "BoundaryConflict",
     "CannotConnect",
     "Conflict",
     "ConnectionLost",
@@ -51,6 +54,7 @@ __all__ = [
     "EmbeddedUnavailable",
     "EventCorrupt",
     "EventStoreError",
+    "IdempotencyMismatch",
     "Invalid",
     "InvalidArgument",
     "InvalidEvent",
@@ -123,6 +127,26 @@ class VersionConflict(Conflict):
         super().__init__(f"stream {stream_id!r} was expected {wanted} but {found}; load it again, decide again, then append")
 
 
+class BoundaryConflict(Conflict):
+    """What a decision rests on has changed since its boundary was read. Nothing was written.
+
+    Attributes:
+        position, stream_id, version, type: of an event that matches the boundary and was not there; None where the server has
+            failed over, or was restored, so that nobody can tell.
+    """
+
+    def __init__(
+        self, position: int | None = None, stream_id: str | None = None, version: int | None = None, type_: str | None = None
+    ) -> None:
+        self.position, self.stream_id, self.version, self.type = position, stream_id, version, type_
+        what = (
+            "the log is not the one that was read: the server has failed over, crashed or was restored since"
+            if position is None
+            else f"event {type_!r} appeared at position {position} (version {version} of stream {stream_id!r})"
+        )
+        super().__init__(f"what was decided no longer holds: {what}; read the boundary again, decide again, then append")
+
+
 class ConnectionLost(Transient):
     """The connection to the server died or could not be made in time; nothing was decided by it."""
 
@@ -130,7 +154,7 @@ class ConnectionLost(Transient):
 class AppendUnknown(Transient):
     """The connection died while an append was under way: the server may have committed it or not.
 
-    Read the stream to find out before appending again.
+    The same append again is safe with the same event ids at the same exact version, or with the same request id.
 
     Attributes:
         stream_ids: the streams that the append was for.
@@ -142,7 +166,8 @@ class AppendUnknown(Transient):
         names = ", ".join(repr(name) for name in stream_ids[:3]) + (", ..." if len(stream_ids) > 3 else "")
         super().__init__(
             f"the connection died while appending {len(event_ids)} event(s) to {names} ({why}): the append may or may "
-            "not have been committed; read the stream and look for the event ids before appending again"
+            "not have been committed; append again with the same event ids at the same exact version or with the same request id, or "
+            "read the stream and look for the ids"
         )
 
 
@@ -212,6 +237,21 @@ class SchemaTooNew(Invalid):
 
 class LogicalSubscriber(Invalid):
     """The log is filled by a subscription of logical replication: out of order, and without a sight of its writers."""
+
+
+class IdempotencyMismatch(Invalid):
+    """A request id, or the ids of events, were used before, for something else. Nothing was written.
+
+    Attributes:
+        request_id: the request id; of events, the first id that differs.
+    """
+
+    def __init__(self, request_id: str, first: str) -> None:
+        self.request_id = request_id
+        super().__init__(
+            f"{request_id!r} stands for other content already, {first}: the same request id needs the same stream and events; "
+            "give every new request an id of its own"
+        )
 
 
 class StoreClosed(Invalid):

@@ -10,13 +10,14 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from . import _details
 from .streams import Position, Version
 
 __all__ = ["Appended", "Event", "NewEvent", "Recorded", "UnknownEvent", "count_definitions", "seen_event_classes"]
@@ -25,9 +26,9 @@ E = TypeVar("E")
 
 NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
-_LATEST: Final = datetime.max.replace(tzinfo=UTC)
+POSITION, STREAM, VERSION, TYPE, SCHEMA_VERSION, DATA, DETAILS = range(7)
+"""Columns of the rows of all read statements, as `Recorded` takes them. The schema version is null where it is 1 (the decoder
+looks at it for each event, so it is not among the details); of the details see `_details`."""
 
 _seen: dict[tuple[str, str], type[Event]] = {}
 _definitions = itertools.count(1)
@@ -100,6 +101,7 @@ class NewEvent(Generic[E]):
         metadata: anything that can be JSON; merged over the metadata of `store.context(...)`.
         occurred_at: when it was true in the world, with a time zone; default: when it is recorded.
         correlation_id, causation_id: default: those of `store.context(...)`.
+        tags: besides those that the event's class declares (`Tag`): ``("course:1", "student:2")``.
     """
 
     event: E
@@ -108,6 +110,7 @@ class NewEvent(Generic[E]):
     occurred_at: datetime | None = None
     correlation_id: str | None = None
     causation_id: UUID | None = None
+    tags: Sequence[str] = ()
 
 
 class Recorded(tuple[Sequence[Any], E], Generic[E]):
@@ -128,7 +131,8 @@ class Recorded(tuple[Sequence[Any], E], Generic[E]):
         recorded_at: when the database inserted it, by the database's clock.
         data: the typed event.
         metadata: what went beside it: actor, and anything the user added. Parsed anew each time.
-        tags: reserved; empty.
+        tags: those that it was appended with, its own (`Tag`) and `NewEvent`'s. A back-fill adds none here: what it says
+            is asked of the log by `read_all(tags=...)` and `Boundary`.
 
     By hand, for tests of code that takes one, with keywords: ``Recorded(data=Deposited(amount=1), stream_id="account-1")``.
     """
@@ -151,6 +155,7 @@ class Recorded(tuple[Sequence[Any], E], Generic[E]):
         causation_id: UUID | None = None,
         occurred_at: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> Recorded[E]:
         """Make one by hand; what is left out is made up."""
         row = (
@@ -158,47 +163,50 @@ class Recorded(tuple[Sequence[Any], E], Generic[E]):
             stream_id,
             version,
             type or getattr(data, "event_type", data.__class__.__name__),
-            (event_id or UUID(int=position)).bytes,
-            _to_microseconds(recorded_at or _EPOCH),
-            "",
-            tenant_id or None,
             schema_version or getattr(data, "event_schema_version", 1),
-            correlation_id,
-            causation_id,
-            None if occurred_at is None else _to_microseconds(occurred_at),
-            json.dumps(dict(metadata)) if metadata else None,
+            None,
+            _details.pack(
+                event_id or UUID(int=position),
+                recorded_at or _details.EPOCH,
+                occurred_at=occurred_at,
+                metadata=json.dumps(dict(metadata)) if metadata else None,
+                correlation_id=correlation_id,
+                causation_id=causation_id,
+                tenant_id=tenant_id,
+                tags=tags,
+            ),
         )
         return tuple.__new__(cls, (row, data))
 
     @property
     def position(self) -> Position:
         """Its place in the whole log."""
-        return Position(self[0][0])
+        return Position(self[0][POSITION])
 
     @property
     def stream_id(self) -> str:
         """Its stream."""
-        return str(self[0][1])
+        return str(self[0][STREAM])
 
     @property
     def version(self) -> Version:
         """Its place in the stream."""
-        return Version(self[0][2])
+        return Version(self[0][VERSION])
 
     @property
     def type(self) -> str:
         """The stored type name."""
-        return str(self[0][3])
+        return str(self[0][TYPE])
 
     @property
     def event_id(self) -> UUID:
         """Its name for ever."""
-        return UUID(bytes=self[0][4])
+        return _details.event_id(self[0][DETAILS])
 
     @property
     def recorded_at(self) -> datetime:
         """When the database inserted it, in UTC."""
-        return _to_time(self[0][5])
+        return _details.recorded_at(self[0][DETAILS])
 
     @property
     def data(self) -> E:
@@ -208,41 +216,38 @@ class Recorded(tuple[Sequence[Any], E], Generic[E]):
     @property
     def tenant_id(self) -> str:
         """Whose it is; empty unless the store is a tenant's view."""
-        return self[0][7] or ""
+        return _details.tenant_id(self[0][DETAILS])
 
     @property
     def schema_version(self) -> int:
         """The version of the type that it was stored with."""
-        return self[0][8] or 1
+        return self[0][SCHEMA_VERSION] or 1
 
     @property
     def correlation_id(self) -> str | None:
         """The request that it belongs to."""
-        found: str | None = self[0][9]
-        return found
+        return _details.correlation_id(self[0][DETAILS])
 
     @property
     def causation_id(self) -> UUID | None:
         """The event that caused it."""
-        found: UUID | None = self[0][10]
-        return found
+        return _details.causation_id(self[0][DETAILS])
 
     @property
     def occurred_at(self) -> datetime:
         """When it was true, in UTC; when it was recorded where nothing else is known."""
-        row = self[0]
-        return _to_time(row[5] if row[11] is None else row[11])
+        return _details.occurred_at(self[0][DETAILS])
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What went beside it; cannot be changed."""
-        document = self[0][12]
+        document = _details.metadata(self[0][DETAILS])
         return NO_METADATA if document is None else MappingProxyType(json.loads(document))
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Reserved; empty."""
-        return ()
+        """Those that it was appended with."""
+        return _details.tags(self[0][DETAILS])
 
     def __repr__(self) -> str:
         """Everything that names it."""
@@ -260,27 +265,14 @@ def _remade(row: tuple[Any, ...], data: E) -> Recorded[E]:
     return tuple.__new__(Recorded, (row, data))
 
 
-def _to_microseconds(time: datetime) -> bytes:
-    return ((time - _EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
-
-
-def _to_time(microseconds: bytes) -> datetime:
-    """Return the time that PostgreSQL's binary form of a timestamptz says (manual: Date/Time Types; 8 bytes since 2000)."""
-    try:
-        return _EPOCH + timedelta(microseconds=int.from_bytes(microseconds, "big", signed=True))
-    except OverflowError:  # infinity, or a year that Python does not have
-        return _LATEST if microseconds[0] < 128 else _EARLIEST
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """What an append did, once it is committed (in a transaction: once that is).
 
     Attributes:
         first_version, version: of the first and the last event appended.
         position: of the last event appended; a read model that has seen it has seen them all.
         event_ids: in order.
-        deduplicated: False: they were new. (True is kept for a repeated append that found its earlier result.)
+        deduplicated: False: they were new. True: the append had been done before, and this is its first result.
     """
 
     first_version: Version

@@ -53,7 +53,7 @@ __all__ = [
     "upgrade",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 3
 """The schema version that this release of the library works with: the number of the newest revision."""
 
 DEFAULT_SCHEMA: Final = "eventstore"
@@ -225,7 +225,9 @@ def _run(url: object, schema: str, action: Callable[[Config], None]) -> SchemaSt
     config = _config(check_schema_name(schema))
     dsn = urls.to_libpq(url)
     engine = sa.create_engine(
-        urls.to_sqlalchemy(dsn), poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_SECONDS}
+        urls.to_sqlalchemy(dsn),
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None},  # nothing is left behind in a pooler
     )
     try:
         with _one_at_a_time, engine.connect() as connection:

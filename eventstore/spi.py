@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ._drivers import urls
-from ._drivers.asyncpg import READER_SETTINGS, STATEMENT_SECONDS, AsyncpgConnection, translated
+from ._drivers.asyncpg import AsyncpgConnection, translated
+from ._drivers.budget import READER_SETTINGS, STATEMENT_SECONDS
 from ._failpoints import armed, hit, register
 from ._operations.blockers import find_blocked
-from ._operations.read import TYPE
 from ._operations.statement import Operation, Row, Statement, load_sql
 from .errors import ConnectionLost, Transient
+from .events import TYPE
 from .feed import Subscription
 from .feed.rounds import Settled
 from .store import EventStore

@@ -388,7 +388,7 @@ class TableWriter:
 
 def create_tables(url: str, tables: Sequence[sa.Table]) -> None:
     """Create tables that do not exist yet, with their types and indexes. Blocks; two at once do no harm."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None})
     try:
         with engine.begin() as connection:
             connection.execute(sa.text("select pg_advisory_xact_lock(hashtextextended('pg-eventstore create tables', 0))"))

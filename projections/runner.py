@@ -220,7 +220,7 @@ class ProjectionRun:
             with contextlib.suppress(LockTimeout):  # a stopped owner still holds its checkpoint
                 if armed:
                     await hit(TAKING)
-                held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner))
+                held = await connection.run(checkpoints.acquire(self.name, self.shard, self.owner, connection.pid))
                 if held is not None:
                     if armed:
                         await hit(TAKEN)

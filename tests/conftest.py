@@ -29,6 +29,7 @@ CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
+    pytest.register_assert_rewrite("eventstore.testing.contract")
     if "EVENTSTORE_CACHE_DIR" not in os.environ:  # as root, what the server's user cannot reach below pytest's folders
         config.stash[CACHE] = os.environ["EVENTSTORE_CACHE_DIR"] = tempfile.mkdtemp(prefix="pges-cache-")
         os.chmod(config.stash[CACHE], 0o755)
@@ -185,7 +186,7 @@ async def sessions(database):
         return opened[-1]
 
     quiet = await go({})
-    for table in ("events", "time_marks", "checkpoints", "leases", "daemons"):
+    for table in ("events", "event_tags", "time_marks", "checkpoints", "leases", "daemons"):
         await quiet.execute(f"alter table eventstore.{table} set (autovacuum_enabled = off)")
     yield go
     for connection in opened:
@@ -200,17 +201,20 @@ def free_port():
 
 @pytest.fixture
 def pgbouncer(database, tmp_path):
-    """PgBouncer in transaction mode before the database; its URL."""
+    """Starts PgBouncer in transaction mode before the database (or `behind`, another address of it), with more lines for its
+    settings or for the database's; gives its URL. `stop` kills it: it may be started again then.
+    """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
-    parts, port = urlsplit(database), free_port()
-    host = parse_qs(parts.query).get("host", [parts.hostname])[0]
-    target = f"host={host} port={parts.port or 5432} dbname={parts.path[1:]} user={parts.username}"
-    target += f" password={parts.password}" if parts.password else ""
+    port = free_port()
     file = tmp_path / "pgbouncer.ini"
 
-    def start(extra=""):
+    def start(extra="", *, of_database="", behind=database):
+        parts = urlsplit(behind)
+        host = parse_qs(parts.query).get("host", [parts.hostname])[0]
+        target = f"host={host} port={parts.port or 5432} dbname={parts.path[1:]} user={parts.username} {of_database}"
+        target += f" password={parts.password}" if parts.password else ""
         file.write_text(
             f"[databases]\nd = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = any\npool_mode = transaction\ndefault_pool_size = 5\n{extra}\n"
@@ -237,8 +241,13 @@ def pgbouncer(database, tmp_path):
             time.sleep(0.02)
         return f"postgresql://postgres@127.0.0.1:{port}/d"
 
+    def stop():
+        for process in processes:
+            process.kill()
+            process.wait(10)
+        processes.clear()
+
     processes = []
+    start.stop = stop
     yield start
-    for process in processes:
-        process.terminate()
-        process.wait(10)
+    stop()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-from eventstore._drivers.asyncpg import READER_SETTINGS
+from eventstore._drivers.budget import READER_SETTINGS, WRITER_SETTINGS
 from eventstore._operations.statement import load_sql
 from projections.runner import CONNECTION_SETTINGS
 
@@ -19,10 +19,12 @@ EAGER = {"plan_cache_mode": "force_generic_plan", "jit_above_cost": "0"}
 
 READERS = {**READER_SETTINGS, **EAGER}
 FOLLOWERS = {**CONNECTION_SETTINGS, **EAGER}
+WRITERS = {**WRITER_SETTINGS, "jit_above_cost": "0"}
+TAGGERS = {**dict(re.findall(r"set_config\('(\w+)', '(\w+)', true\)", load_sql(FOLDERS[0], "lock_tags"))), **EAGER}
 
 SOMEBODY = "00000000-0000-0000-0000-000000000001"
 
-STREAM = ("text, text, bigint, bigint, int", "'', 'a-7', 0, 1000000, 100")
+STREAM = ("varchar, varchar, bigint, bigint, int", "'', 'a-7', 0, 1000000, 100")
 FOLLOWER = ("text, int", "'f-7', 0")
 
 READS = {
@@ -31,16 +33,27 @@ READS = {
     "read_log": ("bigint, bigint, int", "100, 100000, 1000"),
     "read_log_filtered": ("bigint, bigint, int, text[], text[]", "100, 100000, 1000, '{T}', null"),
     "head": ("", ""),
-    "stream_version": ("text, text", "'', 'a-7'"),
+    "stream_version": ("varchar, varchar", "'', 'a-7'"),
     "newest_upto": ("bigint", "7"),
     "event_id_at": ("bigint", "7"),
+    "event_at": ("bigint", "7"),
+    "read_log_tagged": (
+        "bigint, bigint, int, varchar, text[], text[], text[], varchar",
+        "100, 100000, 1000, 't:7', '{t:8,t:9}', null, null, ''",
+    ),
+    "events_between": ("varchar, varchar, bigint, bigint", "'', 'a-7', 0, 5"),
+    "find_request": ("text, text", "'', 'r-7'"),
     "advance": ("bigint, int", "100, 1000"),
     "known_ids": ("text, text[]", "'', '{a-7,a-8}'"),
+    "missing_tags": ("text[], text[], bigint[]", "'{\"\",\"\"}', '{t:7,t:8}', '{7,8}'"),
 }
 """Of the log, with the settings of readers: types of the parameters, and arguments."""
 
 UNORDERED = {"known_ids"}
 """Reads that take all they find, in any order: a bitmap will do."""
+
+SORTING = {"append_group", "append", "append_tagged", "read_boundary", "note_tags", "add_tags"}
+"""Sort what they are given, or what they have found, never what is stored."""
 
 FOLLOWING = {
     "lock_checkpoint": FOLLOWER,
@@ -53,36 +66,108 @@ FOLLOWING = {
 }
 """Of checkpoints, leases and heartbeats, with the settings of followers."""
 
+NAMES = r"\x01".join(f"a-{n}" for n in range(50))
+TYPES = r"\x01".join("T" * 50)
+IDS = ",".join(f"'00000000-0000-0000-0000-{n:012}'" for n in range(50))
+DOCUMENTS = ",".join(["{}"] * 50)
+
+WRITING = {
+    "append_group": (
+        "text, text, bigint[], int[], text, uuid[], text, text, text, smallint[], int[], uuid[], timestamptz[]",
+        f"e'{NAMES}', null, array_fill(-1::bigint, array[50]), null, e'{TYPES}', array[{IDS}]::uuid[], null, "
+        f"'[{DOCUMENTS}]', null, null, null, null, null",
+    ),
+    "append_one": (
+        "text, text, bigint, text, uuid, text, text, smallint, text, uuid, timestamptz",
+        "'', 'a-7', -1, 'T', gen_random_uuid(), '{}', '{}', 1, null, null, null",
+    ),
+    "prune_requests": ("float, int", "60, 10"),
+}
+"""Of appends, with the settings of writers."""
+
+TAGGING = {
+    "note_tags": ("bigint", "100"),
+    "add_tags": ("text[], text[], bigint[], text[]", "'{\"\",\"\"}', '{t:7,t:8}', '{7,8}', '{T,T}'"),
+}
+"""Of imports and back-fills, with the settings that lock_tags.sql gives the rest of their transaction."""
+
+PLAIN = {**READS, **FOLLOWING, **WRITING, **TAGGING}
+
 ARRAYS = {
-    "tenants": "array_fill(''::text, array[50])",
-    "streams": "array(select 'a-' || n from generate_series(1, 50) n)",
-    "expects": "array_fill(-1::bigint, array[50])",
-    "heads": "array(select generate_series(1, 50))",
-    "ordinals": "array_fill(1, array[50])",
-    "types": "array_fill('T'::text, array[50])",
-    "schema_versions": "array_fill(1::smallint, array[50])",
-    "event_ids": "array(select gen_random_uuid() from generate_series(1, 50))",
-    "correlation_ids": "array_fill(null::text, array[50])",
-    "causation_ids": "array_fill(null::uuid, array[50])",
-    "occurred_ats": "array_fill(null::timestamptz, array[50])",
-    "datas": "array_fill('{}'::jsonb, array[50])",
-    "metadatas": "array_fill('{}'::jsonb, array[50])",
+    "tenants": "(array_fill(''::text, array[50]))",
+    "streams": "(array(select 'a-' || n from generate_series(1, 50) n))",
+    "expects": "(array_fill(-1::bigint, array[50]))",
+    "heads": "(array(select generate_series(1, 50)))",
+    "ordinals": "(array_fill(1, array[50]))",
+    "types": "(array_fill('T'::text, array[50]))",
+    "event_ids": "(array(select gen_random_uuid() from generate_series(1, 50)))",
+    "datas": "(array_fill('{}'::text, array[50]))",
+    "metadatas": "(null::text[])",
+    "schema_versions": "(null::smallint[])",
+    "correlation_ids": "(null::text[])",
+    "causation_ids": "(null::uuid[])",
+    "occurred_ats": "(null::timestamptz[])",
+    "request_ids": "(array_fill('r'::text, array[50]))",
+    "digests": "(array_fill('x'::bytea, array[50]))",
+}
+TAGS = {
+    "taggings": "(array(select 'u:' || n from generate_series(1, 50) n))",
+    "lock_heads": "(array(select generate_series(1, 50)))",
+    "lock_tags": "(array(select 'u:' || n from generate_series(1, 50) n))",
+    "logs": "(null::text[])",
+    "ask_heads": "(array(select generate_series(1, 50)))",
+    "ask_tags": "(array(select 't:' || n from generate_series(1, 50) n))",
+    "ask_seens": "(array_fill(1000000::bigint, array[50]))",
+    "ask_events": "(null::uuid[])",
+    "ask_types": "(null::text[])",
+    "ask_others": "(array_fill('t:99'::text, array[50]))",
 }
 
+REQUESTS = "array(select gen_random_uuid()::text from generate_series(1, 50))"
+LOGS = "array(select log from eventstore.boundary_v1('', '{t:1}', null), generate_series(1, 50))"
+BEFORE = {name: text for name, text in ARRAYS.items() if name not in ("request_ids", "digests")}
+TAGGED = ", ".join({**BEFORE, **TAGS, "logs": LOGS, "request_ids": REQUESTS, "digests": ARRAYS["digests"]}.values())
+ALL = ", ".join({**ARRAYS, "request_ids": REQUESTS}.values())
 FUNCTIONS = {
-    "append": f"append_v1({', '.join(ARRAYS.values())})",
-    "append_contended": f"append_contended_v1({', '.join(ARRAYS.values())})",
+    "append": f"append_v2({ALL}, true, '1s')",
+    "append_tagged": f"append_tagged_v1({TAGGED}, false, '1s')",
+    "read_boundary": "boundary_v1('', array[e't:1\\x01t:2', 't:3'], array['T', null])",
     "as_of": "as_of_v1(now() - interval '1 hour')",
     "publish_mark": "publish_mark_v1(7, clock_timestamp(), true)",
 }
 """Those that call a function of ours, with the settings of appends and their own: the call."""
 
-VARIABLES = {**ARRAYS, "asked": "now()", "earlier": "7::bigint", "later": "100::bigint"}
-INNER = {"append": "append_v1", "append_contended": "append_v1", "as_of": "as_of_v1", "publish_mark": "publish_mark_v1"}
+VARIABLES = {
+    **ARRAYS,
+    **TAGS,
+    "of_tenant": "''",
+    "item_tags": "(array[e't:1\\x01t:2', 't:3'])",
+    "item_types": "(array['T', null])",
+    "is_overtaken": "-8",
+    "versions": "(array_fill(0::bigint, array[50]))",
+    "obtained": "(array_fill(true, array[50]))",
+    "is_known": "-5",
+    "is_mismatched": "-6",
+    "is_contended": "-7",
+    "asked": "now()",
+    "earlier": "7::bigint",
+    "later": "100::bigint",
+}
+INNER = {
+    "append": "append_v2",
+    "append_tagged": "append_tagged_v1",
+    "read_boundary": "boundary_v1",
+    "as_of": "as_of_v1",
+    "publish_mark": "publish_mark_v1",
+}
 """The function that holds the queries that count."""
 
-GROW = """insert into eventstore.events (stream_id, version, type, event_id, data)
-          select 'a-' || n % 2000, n / 2000 + 1, 'T', gen_random_uuid(), '{}' from generate_series($1::int, $2::int - 1) n"""
+GROW = """with grown as (
+              insert into eventstore.events (stream_id, version, type, event_id, data)
+              select 'a-' || n % 2000, n / 2000 + 1, 'T', gen_random_uuid(), '{}' from generate_series($1::int, $2::int - 1) n
+              returning position, type)
+          insert into eventstore.event_tags (tag, position, type)
+          select 't:' || position % 100, position, type from grown where position % 10 = 0"""
 FIRST_MARKS = "insert into eventstore.time_marks (at, position) values ('-infinity', 0), ('infinity', 1000000)"
 MARKS = """insert into eventstore.time_marks (at, position)
            select now() - (1000 - n) * interval '1 minute', n from generate_series(1, 1000) n"""
@@ -94,7 +179,7 @@ FOLLOW = (
 )
 """How the tables grow."""
 
-TABLES = {"events", "time_marks", "checkpoints", "leases", "daemons"}
+TABLES = {"events", "time_marks", "checkpoints", "leases", "daemons", "requests", "event_tags"}
 DISABLED_COST = 1e10
 """What PostgreSQL 17 and older add to the cost of a node that is switched off."""
 
@@ -102,7 +187,7 @@ DISABLED_COST = 1e10
 def indexes(name):
     """The indexes that a file's header names; none for a cold one."""
     found = re.search(r"Index: ([^.]*)", FILES[name].read_text())
-    return set(re.findall(r"\w+_(?:pkey|key|brin)", found[1])) if found else set()
+    return set(re.findall(r"\w+_(?:pkey|key|brin|idx)", found[1])) if found else set()
 
 
 def cold(name):
@@ -145,13 +230,13 @@ def complaints(explained, *, wanted=(), sorts=False, bitmaps=False):
 
 async def prepare(raw, name):
     """Prepare a query, as a driver does; its generic plan is made at the first EXPLAIN."""
-    types = {**READS, **FOLLOWING}[name][0]
+    types = PLAIN[name][0]
     await raw.execute(f"prepare p_{name}" + (f" ({types})" if types else "") + f" as {load_sql(FILES[name].parent, name)}")
 
 
 async def explain(raw, name, *, arguments=None, analyze=False):
     """The plan that the prepared query is executed with. With `analyze` it is executed, and rolled back."""
-    arguments = {**READS, **FOLLOWING}[name][1] if arguments is None else arguments
+    arguments = PLAIN[name][1] if arguments is None else arguments
     options = "analyze, buffers, " if analyze else ""
     transaction = raw.transaction()
     await transaction.start()
@@ -167,10 +252,14 @@ async def explain(raw, name, *, arguments=None, analyze=False):
 async def inner_plans(raw, function):
     """The plans of the queries in a function of ours, under the function's own settings."""
     source, settings = await raw.fetchrow("select prosrc, proconfig from pg_proc where proname = $1", function)
-    body = re.sub(r"\binto \w+ (?=from)", "", source)
-    body = re.sub(r"\b\w+\b", lambda word: VARIABLES.get(word[0], word[0]), body)
-    found = (re.search(r"\b(?:with|select)\b.*\bfrom\b.*", text, re.DOTALL) for text in body.split(";"))
-    statements = [match[0] for match in found if match]
+    body = re.sub(r"\binto [\w,\s]+?(?=from\b)", "", source.replace("perform ", "select "))
+    found = (
+        re.search(r"\b(?:with|select)\b.*\bfrom\b.*", text, re.DOTALL)
+        for text in body.split(";")
+        if "raise exception" not in text
+    )
+    queries = [re.split(r"\bloop\b", match[0])[0] for match in found if match]
+    statements = [re.sub(r"\b\w+\b", lambda word: VARIABLES.get(word[0], word[0]), text) for text in queries]
     async with raw.transaction():
         for setting in settings or ():
             await raw.execute("select set_config($1, $2, true)", *setting.split("="))
@@ -203,7 +292,9 @@ async def plain_faults(raw, queries):
     return [
         f"{name} {complaint}"
         for name in queries
-        for complaint in complaints(await explain(raw, name), wanted=indexes(name), bitmaps=name in UNORDERED)
+        for complaint in complaints(
+            await explain(raw, name), wanted=indexes(name), bitmaps=name in UNORDERED, sorts=name in SORTING
+        )
     ]
 
 
@@ -215,7 +306,7 @@ async def function_faults(raw, names):
         assert plans
         for found in (plans, await logged_plans(raw, FUNCTIONS[name])):
             if found is not None:
-                faults += [f"{name} {line}" for plan in found for line in complaints(plan, sorts=name.startswith("append"))]
+                faults += [f"{name} {line}" for plan in found for line in complaints(plan, sorts=name in SORTING)]
                 missing = indexes(name) - {index for plan in found for index in used(plan["Plan"])}
                 faults += [f"{name} does not use {missing}"] if missing else []
     return faults

@@ -111,7 +111,7 @@ def describe(module):
             yield f"enum {name}: {', '.join(thing.__members__)}"
         elif inspect.isclass(thing):
             yield f"class {name}{signature_of(thing)}"
-            for attribute, member in sorted(vars(thing).items()):
+            for attribute, member in sorted(members_of(thing).items()):
                 if attribute.startswith("_"):
                     continue
                 if isinstance(member, property):
@@ -124,6 +124,16 @@ def describe(module):
             yield f"def {name}{signature_of(thing)}"
         else:
             yield f"{name} = {thing!r}"
+
+
+def members_of(cls):
+    """Its own members, and those of bases of ours that are not public themselves."""
+    own = [
+        base
+        for base in cls.__mro__
+        if base is cls or (base.__module__.startswith("eventstore.") and base.__name__ == "Appends")
+    ]
+    return {name: member for base in reversed(own) for name, member in vars(base).items()}
 
 
 def signature_of(thing):
@@ -139,9 +149,12 @@ def test_the_public_names_and_signatures_are_those_written_down():
         "eventstore",
         "eventstore.errors",
         "eventstore.schema",
+        "eventstore.sync",
+        "eventstore.sqlalchemy",
         "eventstore.embedded",
         "eventstore.history",
         "eventstore.bulk",
+        "eventstore.tagging",
     ]
     modules += ["eventstore.serialization", "eventstore.testing", "projections"]
     lines = []
@@ -163,6 +176,7 @@ def test_errors_can_be_pickled_with_their_fields():
             kind = getattr(module, name)
             samples = {
                 "VersionConflict": ("a-1", 1, 2),
+                "IdempotencyMismatch": ("request 7", "why"),
                 "AppendUnknown": (("a",), (), "why"),
                 "EventCorrupt": ("a", 1, 2, "T", "f", "w"),
                 "LogRewound": (2, 1, "why"),

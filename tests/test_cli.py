@@ -14,6 +14,7 @@ import pytest
 from conftest import run_sql
 
 from eventstore import Event, EventStore, embedded
+from eventstore.schema import VERSION
 
 pytestmark = pytest.mark.server
 
@@ -98,8 +99,8 @@ def test_append_read_and_history_go_together(database):
         (["read", "--url", "postgresql://[::1/x"], "host or port"),
         (["read", "--url", "ada:secret@host/x"], "postgresql://"),
         (["read", "--after", "99999999999999999999", "--url", "postgresql://x/y"], "--after"),
-        (["migrate", "sql", "--since", "5"], "below 1"),
-        (["migrate", "sql", "--to", "5"], "versions 0 to 1"),
+        (["migrate", "sql", "--since", "9"], f"below {VERSION}"),
+        (["migrate", "sql", "--to", "9"], f"versions 0 to {VERSION}"),
         (["import", "-", "--url", "postgresql://x/y"], "--source"),
         (["import", "x.csv", "--stream", "a-{id", "--type", "T", "--url", "postgresql://x/y"], "brace"),
         (["embedded", "start", "/tmp/never", "--port", "99999"], "--port"),
@@ -116,7 +117,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(args, why):
 def test_a_database_without_the_schema_says_what_to_run(empty_database):
     """And running it cures it."""
     assert "eventstore migrate up" in cli("read", url=empty_database, code=2)
-    assert "1 behind: run eventstore migrate up" in cli("migrate", "status", url=empty_database)
+    assert f"{VERSION} behind: run eventstore migrate up" in cli("migrate", "status", url=empty_database)
     assert "up to date" in cli("migrate", "up", url=empty_database)
     assert json.loads(cli("migrate", "status", "--json", url=empty_database))["pending"] == 0
     assert "no events" in cli("read", url=empty_database)
@@ -345,6 +346,19 @@ def test_what_is_corrupt_and_what_is_transient_have_exit_codes_of_their_own(data
             return await asyncio.to_thread(cli, "append", "a-3", "T", url=database, code=5)
 
     assert "try again" in asyncio.run(locked())
+
+
+def test_a_request_id_appends_once_until_it_is_pruned(database):
+    """As for `store.append`."""
+    first = json.loads(cli("append", "a-1", "T", "--request-id", "r-1", "--json", url=database))
+    again = json.loads(cli("append", "a-1", "T", "--request-id", "r-1", "--json", url=database))
+    assert again == {**first, "deduplicated": True}
+    assert "was there already: a-1" in cli("append", "a-1", "T", "--request-id", "r-1", url=database)
+    assert "stands for other content" in cli("append", "a-1", "Other", "--request-id", "r-1", url=database, code=2)
+    assert json.loads(cli("prune-requests", "--older-than", "1h", "--json", url=database)) == {"pruned": 0}
+    assert "like 36h" in cli("prune-requests", "--older-than", "soon", url=database, code=2)
+    assert "forgot 1 request" in cli("prune-requests", "--older-than", "0s", url=database)
+    assert json.loads(cli("append", "a-1", "T", "--request-id", "r-1", "--json", url=database))["version"] == 2
 
 
 def test_ctrl_c_ends_the_demo_in_one_line(tmp_path):

@@ -60,15 +60,19 @@ names = st.text(max_size=3) | st.sampled_from(["actor", "traceparent", "source",
 
 
 @settings(max_examples=150)
-@given(storable, st.dictionaries(names, values, max_size=4).filter(can_be_stored))
-def test_an_event_of_ours_comes_back_whole(data, metadata):
-    """Data, metadata of any kind, ids, times and versions."""
-    event = recorded(UnknownEvent("Moved", data), metadata)
+@given(
+    storable,
+    st.dictionaries(names, values, max_size=4).filter(can_be_stored),
+    st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1), unique=True, max_size=3),
+)
+def test_an_event_of_ours_comes_back_whole(data, metadata, tags):
+    """Data, metadata of any kind, tags, ids, times and versions."""
+    event = recorded(UnknownEvent("Moved", data), metadata, tags=tags)
     (line,) = read(to_cloudevent(event, "urn:somewhere"))
 
     assert isinstance(line, ImportLine), line
     assert (json.loads(line.data), json.loads(line.metadata)) == (data, metadata)
-    assert (line.stream_id, line.type, line.schema_version) == ("a-1", "Moved", 2)
+    assert (line.stream_id, line.type, line.schema_version, line.tags) == ("a-1", "Moved", 2, tuple(tags))
     assert (line.event_id, line.correlation_id) == (str(event.event_id), "c")
     assert (line.causation_id, dt.datetime.fromisoformat(line.occurred_at)) == (str(event.causation_id), NOW)
 
@@ -76,7 +80,7 @@ def test_an_event_of_ours_comes_back_whole(data, metadata):
 def test_attributes_are_as_the_specification_wants_them():
     """Names of lower case letters and digits, at most 20; integers of 32 bits; text without control characters; RFC 3339."""
     metadata = {"actor": "ada", "traceparent": "00-ab-cd-01", "note": "a\x01b", "n": 1}
-    document = to_cloudevent(recorded(Moved(to=1), metadata))
+    document = to_cloudevent(recorded(Moved(to=1), metadata, tags=["course:1", "ü\u2028"]))
 
     for name, value in document.items():
         assert name == "data" or re.fullmatch("[a-z0-9]{1,20}", name)
@@ -90,19 +94,23 @@ def test_attributes_are_as_the_specification_wants_them():
     assert (document["data"], document["datacontenttype"]) == ({"to": 1}, "application/json")
     assert (document["actor"], document["traceparent"]) == ("ada", "00-ab-cd-01")
     assert json.loads(document["eventmeta"]) == {"note": "a\x01b", "n": 1}
+    assert document["eventtags"] == '["course:1", "\\u00fc\\u2028"]'
     assert document["position"] == str(2**40)
 
 
 def test_a_foreign_event_keeps_what_we_have_no_place_for():
     """Its source, its id where that is no UUID, its extensions; source and id make the event's id."""
     one, same, other = read(
-        FOREIGN | {"data": {"n": 1}, "region": "eu", "correlationid": "c", "time": "2026-01-01T00:00:00Z"},
+        FOREIGN
+        | {"data": {"n": 1}, "region": "eu", "tags": "a", "correlationid": "c", "time": "2026-01-01T00:00:00Z"}
+        | {"eventtags": '["course:1"]'},
         FOREIGN,
         FOREIGN | {"source": "/elsewhere"},
     )
 
     assert (one.stream_id, one.type, one.data, one.correlation_id) == ("order-7", "com.example.sold", '{"n": 1}', "c")
-    assert json.loads(one.metadata) == {"cloudevent": {"region": "eu", "source": "/shop", "id": "A-1"}}
+    assert json.loads(one.metadata) == {"cloudevent": {"region": "eu", "tags": "a", "source": "/shop", "id": "A-1"}}
+    assert (one.tags, same.tags) == (("course:1",), ())
     assert (one.event_id == same.event_id, one.event_id == other.event_id) == (True, False)
     assert same.data == "null"
     given_id = str(uuid.uuid4())
@@ -138,6 +146,9 @@ def test_a_template_names_the_stream():
         ({"data": "\ud800"}, "JSON"),
         ({"data": {"x": "\0"}}, "NUL"),
         ({"position": "1", "streamversion": "1", "eventmeta": "[1]"}, "eventmeta"),
+        ({"eventtags": "course:1"}, "eventtags"),
+        ({"eventtags": ["course:1"]}, "eventtags"),
+        ({"eventtags": "[1]"}, "a tag"),
         ({"position": "1", "streamversion": "1", "schemaversion": "x"}, "schema_version"),
         ({"position": "1", "streamversion": "1", "causationid": "x"}, "causationid"),
     ],

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 from conftest import drop_database, new_database, on_database, run_sql
+from replicas import standby_of
 from test_cli import cli
 
-from eventstore import Event, EventStore, WakeUps, _binaries, embedded, errors, schema
+from eventstore import Event, EventStore, WakeUps, embedded, errors, schema
 from eventstore.doctor import (
     Check,
     Finding,
@@ -193,6 +193,11 @@ DAMAGES = [
         Level.ERROR,
         "behind",
     ),
+    ("alter sequence {s}.event_tags_seq_seq cache 10", "sequence", Level.ERROR, "CACHE 10: .* decisions overlook"),
+    ("alter table {s}.event_tags alter seq drop identity", "sequence", Level.ERROR, "event_tags_seq_seq is missing"),
+    ("drop function {s}.boundary_v1", "objects", Level.ERROR, "function boundary_v1 is missing"),
+    ("revoke insert on {s}.event_tags from {r_append}", "roles", Level.WARNING, "insert on"),
+    ("revoke delete on {s}.requests from {r_append}", "roles", Level.WARNING, "delete on"),
     ("revoke select on {s}.events from {r_read}", "roles", Level.WARNING, "may not: select on"),
     ("revoke update (position) on {s}.safe_mark from {r_append}", "roles", Level.WARNING, "update \\(position\\)"),
     ("revoke delete on {s}.leases from {r_follow}", "followers.roles", Level.WARNING, "may not: delete on"),
@@ -724,53 +729,11 @@ async def test_a_log_that_logical_replication_fills_is_refused(own_server):
 
 @pytest.fixture
 def standby(own_server):
-    """A hot standby: a base backup of that server, started by hand since an embedded one is never one."""
-    account = _binaries.unprivileged_account()
-    binaries = _binaries.find_binaries(None, account)
-    host = parse_qs(urlsplit(own_server.dsn).query)["host"][0]
-    folder = Path(host) / "standby"
-    as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+    """A hot standby of that server."""
     run_sql(own_server.dsn, "create database replicated")
     schema.migrate(on_database(own_server.dsn, "replicated"))
-    copy = [
-        binaries.bindir / "pg_basebackup",
-        "-h",
-        host,
-        "-U",
-        "postgres",
-        "-D",
-        folder,
-        "-R",
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-    ]
-    subprocess.run(copy, check=True, cwd="/", env=environment, **as_account)
-    settings = [
-        f"unix_socket_directories={folder}",
-        "listen_addresses=",
-        "max_connections=200",
-        "max_prepared_transactions=8",
-    ]
-    command = [binaries.bindir / "postgres", "-D", folder, *(part for one in settings for part in ("-c", one))]
-    with subprocess.Popen(command, cwd="/", env=environment, stderr=subprocess.DEVNULL, **as_account) as process:
-        try:
-            url = f"postgresql://postgres@/replicated?host={folder}"
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    run_sql(url, "select 1")
-                    break
-                except (OSError, asyncpg.PostgresError):
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
-            yield url
-        finally:
-            process.send_signal(2)
-            process.wait(20)
-            shutil.rmtree(folder)
+    with standby_of(own_server, "replicated") as url:
+        yield url
 
 
 async def test_a_standby_is_told_from_a_primary_and_is_no_crash(standby):

@@ -47,12 +47,18 @@ async def exported(store, format, **how):
 def without_place(recorded):
     """All that an import keeps; the text of the data included."""
     names = ("stream_id", "version", "type", "schema_version", "event_id", "correlation_id", "causation_id", "occurred_at")
-    fields = {name: getattr(recorded, name) for name in (*names, "metadata", "data")}
+    fields = {name: getattr(recorded, name) for name in (*names, "metadata", "tags", "data")}
     return fields | {"document": recorded.data.document}
 
 
 async def told(store):
-    return [without_place(r) async for r in store.read_all()]
+    """Every event, and what readers and decisions find by which tag."""
+    found = {r.position: r async for r in store.read_all()}
+    async with store.transaction() as tx:
+        rows = await tx.connection.fetch("select tag, position, type from eventstore.event_tags order by seq")
+    return [without_place(r) for r in found.values()], [
+        (t, (r := found[p]).stream_id, r.version, type) for t, p, type in rows
+    ]
 
 
 @pytest.fixture
@@ -93,12 +99,13 @@ events = st.builds(
     ),
     correlation_id=st.none() | texts,
     causation_id=st.none() | st.uuids(),
+    tags=st.just(()) | st.lists(texts, max_size=3),
 )
 
 
 @pytest.mark.parametrize("format", FORMATS)
 async def test_what_is_exported_is_imported_equal(store, other, format):
-    """Ids, order, times, correlation, causation, metadata, schema version, and the data to the digit."""
+    """Ids, order, times, correlation, causation, metadata, tags, schema version, and the data to the digit."""
     store._registry = other._registry  # documents as they are stored
 
     drawn = []

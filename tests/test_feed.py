@@ -99,7 +99,9 @@ async def test_the_prefix_before_a_hole_is_delivered_at_once(store, schedule):
 
     step = schedule.start("reader", reader.upto(3), looks=reader.looks)
     await schedule.blocks(step)
-    assert reader.seen == [1]
+    async with asyncio.timeout(10):
+        while reader.seen != [1]:
+            await asyncio.sleep(0.01)
     await slow.do("commit", "commit")
 
     assert await schedule.unblocks(step) == [1, 2, 3]
@@ -244,7 +246,9 @@ async def test_a_filtered_reader_stops_at_the_mark(store, schedule):
     await insert(quick, "b-3", "Wanted")
     step = schedule.start("reader", reader.upto(3), looks=reader.looks)
     await schedule.blocks(step)
-    assert reader.seen == [1]
+    async with asyncio.timeout(10):
+        while reader.seen != [1]:
+            await asyncio.sleep(0.01)
     await slow.do("commit", "commit")
 
     assert await schedule.unblocks(step) == [1, 2, 4]

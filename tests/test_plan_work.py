@@ -120,6 +120,15 @@ async def test_rows_under_way_are_looked_at_by_who_goes_to_the_end_alone(session
     assert max(ends.values()) < DEAD / 50
 
 
+async def nothing_older(raw):
+    """Wait until every transaction of today has ended, in the other tests' databases too: each holds back all pruning."""
+    newest = await raw.fetchval("select pg_current_xact_id()::text::bigint")
+    async with asyncio.timeout(60):
+        while await raw.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint") <= newest:
+            await raw.execute("select pg_current_xact_id()")
+            await asyncio.sleep(0.1)
+
+
 async def test_a_held_snapshot_costs_followers_a_page_for_many_updates_and_nothing_afterwards(sessions):
     """Each look walks through the versions that it keeps alive, by the index; the first one after it is gone cleans up.
 
@@ -146,11 +155,9 @@ async def test_a_held_snapshot_costs_followers_a_page_for_many_updates_and_nothi
     await maker.execute("analyze eventstore.checkpoints, eventstore.leases, eventstore.daemons")
     faults = await plain_faults(follower, FOLLOWING)
     await snapshot.rollback()
-    for _ in range(50):  # a look prunes what no snapshot can see any more; the server learns of that within moments
-        released = {name: await blocks(follower, name) for name in FOLLOWING}
-        if max(released.values()) <= max(clean.values()) + 5:
-            break
-        await asyncio.sleep(0.1)
+    await nothing_older(maker)
+    released = {name: await blocks(follower, name) for name in FOLLOWING}  # prunes what no snapshot can see any more
+    released = {name: await blocks(follower, name) for name in FOLLOWING}
 
     assert faults == []
     assert max(held.values()) < updates / 50
@@ -167,7 +174,7 @@ async def scans(raw, call, index):
         return whole, await raw.fetchval("select pg_stat_get_xact_numscans(('eventstore.' || $1)::regclass)", index)
 
 
-@pytest.mark.parametrize(("name", "least"), [("append", 50), ("append_contended", 50), ("as_of", 1), ("publish_mark", 1)])
+@pytest.mark.parametrize(("name", "least"), [("append", 50), ("as_of", 1), ("publish_mark", 1)])
 @pytest.mark.parametrize("rows", [0, 20_000])
 async def test_a_function_that_was_planned_on_empty_tables_uses_its_indexes(sessions, name, least, rows):
     """As the server counts, not as it explains: 50 streams are 50 look-ups in the primary key."""

@@ -4,18 +4,26 @@ A plan that was made for an empty table is kept by prepared statements; none may
 is switched off or a compiled one: on a fresh table, on one that has grown since, and on one of a million rows.
 """
 
+import json
+
 import pytest
 from plans import (
     FILES,
     FIRST_MARKS,
+    FOLDERS,
     FOLLOW,
     FOLLOWERS,
     FOLLOWING,
     FUNCTIONS,
     GROW,
     MARKS,
+    PLAIN,
     READERS,
     READS,
+    TAGGERS,
+    TAGGING,
+    WRITERS,
+    WRITING,
     cold,
     complaints,
     explain,
@@ -25,13 +33,15 @@ from plans import (
     prepare,
 )
 
+from eventstore._operations.statement import load_sql
+
 pytestmark = pytest.mark.server
 
 
 def test_each_query_is_tried_here_or_says_why_its_plan_does_not_matter():
     """No file escapes, and no entry is left over."""
     hot = {name for name in FILES if indexes(name)}
-    tried = {*READS, *FOLLOWING, *FUNCTIONS}
+    tried = {*PLAIN, *FUNCTIONS}
 
     assert hot == tried
     assert [name for name in FILES if name not in hot and not cold(name)] == []
@@ -59,14 +69,20 @@ async def test_a_bad_plan_is_complained_of(sessions):
     assert compiled == ["is compiled (JIT)"]
 
 
-@pytest.mark.parametrize(("settings", "queries"), [(READERS, READS), (FOLLOWERS, FOLLOWING)], ids=["reads", "following"])
+@pytest.mark.parametrize(
+    ("settings", "queries"),
+    [(READERS, READS), (FOLLOWERS, FOLLOWING), (WRITERS, WRITING), (TAGGERS, TAGGING)],
+    ids=["reads", "following", "writing", "tagging"],
+)
 async def test_a_statement_keeps_to_its_index_while_the_tables_grow(sessions, settings, queries):
     """Prepared while they are empty, with a generic plan, and never again."""
     raw = await sessions(settings)
     for name in queries:
         await prepare(raw, name)
     fresh = await plain_faults(raw, queries)
-    await raw.execute(GROW, 0, 20_000) if queries is READS else [await raw.execute(sql) for sql in FOLLOW]
+    await raw.execute(GROW, 0, 20_000)
+    for sql in FOLLOW:
+        await raw.execute(sql)
 
     assert fresh == []
     assert await plain_faults(raw, queries) == []
@@ -81,6 +97,18 @@ async def test_a_read_keeps_to_its_index_on_a_table_of_one_page(sessions):
         await prepare(raw, name)
 
     assert await plain_faults(raw, READS) == []
+
+
+async def test_the_events_of_a_boundary_are_looked_up_one_by_one(sessions):
+    """However many there may be: the function that finds them tells the planner nothing of that."""
+    raw = await sessions(READERS)
+    await raw.execute(GROW, 0, 20_000)
+    await raw.execute("analyze eventstore.events")
+    await raw.execute(f"prepare p (varchar, text[], text[]) as {load_sql(FOLDERS[0], 'read_boundary')}")
+    plan = json.loads(await raw.fetchval("explain (format json) execute p ('', '{t:1}', null)"))[0]
+
+    faults = set(complaints(plan, wanted={"events_position_key"}, sorts=True))
+    assert faults <= {"a disabled Sort"}  # of the events that were found; readers have sorts switched off
 
 
 async def test_functions_keep_to_their_indexes_while_the_tables_grow(sessions):

@@ -255,13 +255,13 @@ async def test_a_stale_owner_writes_nothing(store, database):
         mine, other = uuid4(), uuid4()
         await old.run(checkpoints.heartbeat(mine, "old", 30))
         async with old.transaction():
-            held = await old.run(checkpoints.acquire("F", 0, mine))
+            held = await old.run(checkpoints.acquire("F", 0, mine, old.pid))
         await new.run(checkpoints.heartbeat(other, "new", 30))
         async with new.transaction():
-            assert await new.run(checkpoints.acquire("F", 0, other)) is None
+            assert await new.run(checkpoints.acquire("F", 0, other, new.pid)) is None
         await old.run(checkpoints.heartbeat(mine, "old", -1))  # its time is over, and nobody told it
         async with new.transaction():
-            taken = await new.run(checkpoints.acquire("F", 0, other))
+            taken = await new.run(checkpoints.acquire("F", 0, other, new.pid))
         assert taken.epoch == held.epoch + 1
 
         with pytest.raises(checkpoints.LeaseLost):
@@ -283,7 +283,7 @@ async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database
     mine, other = uuid4(), uuid4()
     await new.run(checkpoints.heartbeat(mine, "old", 30))
     async with old.transaction():
-        held = await old.run(checkpoints.acquire("F", 0, mine))
+        held = await old.run(checkpoints.acquire("F", 0, mine, old.pid))
     with pytest.raises(errors.ConnectionLost):
         async with old.transaction():
             await old.run(checkpoints.lock("F", 0, held))
@@ -292,7 +292,7 @@ async def test_an_expired_owner_that_holds_its_row_is_terminated(store, database
             await old.run(checkpoints.stands_at("F", 0))
             await new.run(checkpoints.end_expired("F", 0, other))
             async with new.transaction():
-                assert await new.run(checkpoints.acquire("F", 0, other)) is not None
+                assert await new.run(checkpoints.acquire("F", 0, other, new.pid)) is not None
             await old.run(checkpoints.save("F", 0, held, 99))
     assert await new.run(checkpoints.stands_at("F", 0)) == 0
     await old.close()
@@ -315,7 +315,7 @@ async def test_a_taker_that_may_not_terminate_takes_over_all_the_same(database):
         old, mine = await spi.connect(owner, "old", {}), uuid4()
         await old.run(checkpoints.heartbeat(mine, "old", 30))
         async with old.transaction():
-            held = await old.run(checkpoints.acquire("Applied", 0, mine))
+            held = await old.run(checkpoints.acquire("Applied", 0, mine, old.pid))
         await old.run(checkpoints.heartbeat(mine, "old", -1))
         new = await spi.connect(store, "new", {})
         with pytest.raises(errors.PermissionDenied):

@@ -2,12 +2,15 @@
 
 import copy
 import datetime as dt
+import json
 import pickle
 import uuid
 
+import asyncpg
 import pytest
 
-from eventstore import Event, EventStore, NewEvent, Recorded
+from eventstore import Event, EventStore, NewEvent, Recorded, UnknownEvent
+from eventstore.events import DETAILS
 
 NOON = dt.datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=dt.UTC)
 
@@ -78,6 +81,105 @@ async def test_times_at_the_edge_are_read(store, stored, expected):
         )
     (recorded,) = [recorded async for recorded in store.read_stream("a-1")]
     assert recorded.occurred_at == expected
+
+
+ONE, OTHER = uuid.UUID("0190163d-8694-739b-aea5-966c26f8ad91"), uuid.UUID(int=2**128 - 1)
+LONG = dt.datetime(4711, 12, 31, 23, 59, 59, 999999, tzinfo=dt.UTC)
+AS_USUAL = {"occurred_at": None, "metadata": {}, "correlation_id": None, "causation_id": None, "tenant_id": ""}
+ODD = {"quote": '"', "back\\slash": "\n\t\u0001", "é": ["\U0001f600", None, True, 1.5], "": {}}
+INSERT = """
+    insert into eventstore.events (tenant_id, stream_id, version, type, schema_version, event_id, correlation_id, causation_id,
+                                   occurred_at, recorded_at, data, metadata)
+    values ($1, 'a-1', $2, 'Deposited', $3, $4, $5, $6, $7, $8, '{"amount": 1}', $9::text::jsonb)"""
+BESIDE = [
+    {},
+    {"occurred_at": NOON},
+    {"metadata": {"actor": "ada"}},
+    {"metadata": ODD},
+    {"correlation_id": "request-7"},
+    {"correlation_id": ""},
+    {"correlation_id": "Größe \U0001f600" * 50},
+    {"causation_id": ONE},
+    {"causation_id": uuid.UUID(int=0)},
+    {"tenant_id": "acmé"},
+    {"occurred_at": LONG, "metadata": ODD, "correlation_id": "c", "causation_id": OTHER, "tenant_id": "acme"},
+]
+
+
+async def insert(connection, version, beside, *, schema_version=1):
+    row = {**AS_USUAL, **beside}
+    await connection.execute(
+        INSERT, row["tenant_id"], version, schema_version, ONE, row["correlation_id"], row["causation_id"], row["occurred_at"],
+        NOON, json.dumps(row["metadata"]),
+    )  # fmt: skip
+
+
+@pytest.mark.server
+async def test_what_stands_beside_an_event_comes_as_it_was_stored(store):
+    """Each field alone and all together, in the server's bytes; made by hand, it is packed into the same ones."""
+    async with store.transaction() as tx:
+        for n, beside in enumerate(BESIDE):
+            await insert(tx.connection, n + 1, beside)
+    read = [recorded async for recorded in store.read_all()]
+
+    assert len(read) == len(BESIDE)
+    for recorded, beside in zip(read, BESIDE, strict=True):
+        expected = {**AS_USUAL, "occurred_at": NOON, **beside}
+        assert {name: getattr(recorded, name) for name in expected} == expected
+        assert (recorded.event_id, recorded.recorded_at) == (ONE, NOON)
+        by_hand = Recorded(data=recorded.data, stream_id="a-1", event_id=ONE, recorded_at=NOON, **beside)
+        if "metadata" not in beside:  # whose keys the server puts in an order of its own
+            assert by_hand[0][DETAILS] == recorded[0][DETAILS]
+        assert {name: getattr(by_hand, name) for name in expected} == expected
+        for same in (pickle.loads(pickle.dumps(recorded)), copy.deepcopy(recorded)):
+            assert same == recorded
+            assert {name: getattr(same, name) for name in expected} == expected
+
+
+@pytest.mark.server
+async def test_every_road_to_an_event_gives_the_same_of_it(store):
+    """A stream in both directions, the log, the log filtered."""
+    async with store.transaction() as tx:
+        for n, beside in enumerate(each for each in BESIDE if "tenant_id" not in each):
+            await insert(tx.connection, n + 1, beside, schema_version=n + 1)
+    log = [recorded async for recorded in store.read_all()]
+    filtered = [recorded async for recorded in store.read_all(types=["Deposited"], categories=["a"])]
+    forwards = [recorded async for recorded in store.read_stream("a-1")]
+    backwards = [recorded async for recorded in store.read_stream("a-1", backwards=True)]
+
+    assert [recorded.schema_version for recorded in log] == list(range(1, len(log) + 1))
+    assert log == filtered == forwards == backwards[::-1]
+
+
+@pytest.mark.server
+async def test_an_unknown_event_keeps_its_schema_version(store):
+    """Also where it is the usual one, which comes as null."""
+    await store.append("a-1", [UnknownEvent("Gone", {}), UnknownEvent("Gone", {}, 7)])
+
+    assert [recorded.data.schema_version async for recorded in store.read_all()] == [1, 7]
+
+
+@pytest.mark.server
+async def test_codecs_of_the_pools_owner_change_nothing(store, database):
+    """A pool that decodes uuid, jsonb and timestamptz in its own way."""
+
+    async def set_codecs(connection):
+        for name in ("uuid", "json", "jsonb", "timestamptz"):
+            await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=lambda text: f"<{text}>")
+
+    async with store.transaction() as tx:
+        for n, beside in enumerate(BESIDE):
+            await insert(tx.connection, n + 1, beside)
+    expected = [recorded async for recorded in store.read_all()]
+
+    async with (
+        asyncpg.create_pool(database, ssl=False, min_size=0, max_size=5, init=set_codecs) as pool,
+        EventStore(pool) as other,
+    ):
+        read = [recorded async for recorded in other.read_all()]
+
+    assert read == expected
+    assert read[-1].causation_id == OTHER
 
 
 def test_one_made_by_hand_serves_a_handlers_test():

@@ -473,9 +473,9 @@ async def test_a_killed_connection_is_an_unknown_append_or_a_lost_one_and_the_st
         async with other.transaction() as tx:
             await tx.append("a-1", Deposited(amount=2))
             hanging = asyncio.create_task(store.append("a-1", Deposited(amount=3)))
-            await _wait_for_lock(tx, "victim append")
+            await _wait_for_lock(tx, "victim transaction")
             await tx.connection.execute(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'victim append'"
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'victim transaction'"
                 " and datname = current_database()"
             )
             with pytest.raises(errors.AppendUnknown) as caught:
@@ -489,6 +489,7 @@ async def _wait_for_lock(session, name):
     sql = "select exists (select from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock')"
     for _ in range(1000):
         raw = session.raw if hasattr(session, "raw") else session.connection
+        await raw.execute("select pg_stat_clear_snapshot()")
         if await raw.fetchval(sql, name):
             return
         await asyncio.sleep(0.01)

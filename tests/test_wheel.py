@@ -33,7 +33,7 @@ def test_the_wheel_migrates_an_empty_database(empty_database, tmp_path):
     ):
         assert f"eventstore/{name}" in names
     assert "projections/sql/queries/lock_checkpoint.sql" in names
-    assert not [name for name in names if name.startswith(("tests", "migrations", "benchmarks"))]
+    assert not [name for name in names if name.startswith(("tests", "migrations", "benchmarks", "examples"))]
 
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"

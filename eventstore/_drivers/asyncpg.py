@@ -1,8 +1,4 @@
-"""Runs operations on asyncpg connections. The only module that imports asyncpg.
-
-A process has a stated, small budget of connections, each opened when it is first needed (`Budget`). Ours pin READ
-COMMITTED, bound lock waits and idle transactions, and ask the server for keepalives. Readers switch sequential scans
-and sorts off, so that no plan rests on the statistics of a table that was empty when the plan was made.
+"""Runs operations on asyncpg connections. The only module that imports asyncpg. How many, and with which settings: `budget`.
 
 A cancelled statement is cancelled on the server too; asyncpg's pool takes the connection back only when it is clean and
 closes it otherwise.
@@ -13,95 +9,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import asyncpg
 
-from .._operations.statement import Operation, Pause, Row, Statement
+from .._operations.statement import Operation, Row, Statement
 from ..errors import CannotConnect, ConnectionLost, EventStoreError, InvalidArgument, Retryable, StoreClosed
 from . import urls
+from .budget import (
+    ACQUIRE_SECONDS,
+    CLOSE_SECONDS,
+    COMMON_SETTINGS,
+    CONNECT_SECONDS,
+    IDLE_SECONDS,
+    SETTINGS,
+    SMALLEST_BUDGET,
+    STATEMENT_SECONDS,
+    WRITER_SETTINGS,
+    Budget,
+    Kind,
+    set_local,
+)
+from .connection import drive, in_schema, nothing_committed
 from .sqlstates import from_sqlstate
 
-__all__ = ["READER_SETTINGS", "AsyncpgConnection", "AsyncpgDriver", "Budget", "Kind", "translated"]
+__all__ = ["AsyncpgConnection", "AsyncpgDriver", "is_asyncpg", "translated"]
 
 T = TypeVar("T")
-Kind = Literal["append", "transaction", "read"]
 
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """All that asyncpg raises. InternalClientError is what a statement meets that is sent while the server hangs up."""
 
-CONNECT_SECONDS: Final = 10.0
-CLOSE_SECONDS: Final = 5.0
-ACQUIRE_SECONDS: Final = 30.0
-"""How long to wait for a free connection of the budget."""
-
-STATEMENT_SECONDS: Final = 60.0
-"""How long a statement of ours may take: none takes a hundredth of it, but a network may swallow the answer."""
-
 COPY_BYTES: Final = 256 * 2**10
 """Bytes of a COPY that are handed over at once: asyncpg waits in between for the server to take them."""
 
-SMALLEST_BUDGET: Final = 5
-
-_COMMON: Final = {
-    "default_transaction_isolation": "read committed",
-    # Below the lease time of daemons (30 s), so that a client that froze in a transaction loses it before its lease.
-    "idle_in_transaction_session_timeout": "20s",
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "3",
-}
-READER_SETTINGS: Final = {"enable_seqscan": "off", "enable_sort": "off", "jit": "off"}
-"""Every read comes in an index's order and ends at a limit. Plans made by the statistics of a new table would look through
-a whole range and sort it (25 ms instead of 4 ms a batch of 1,000 out of 100,000, measured) or scan the table."""
-
-_SETTINGS: Final[dict[Kind, dict[str, str]]] = {
-    "append": {"lock_timeout": "5s"},
-    "transaction": {"lock_timeout": "5s", "idle_in_transaction_session_timeout": "60s"},
-    "read": READER_SETTINGS,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How many connections a store may open, by what they are for. Each is opened when it is first needed.
-
-    Attributes:
-        append: for appends; each holds one only while a statement runs.
-        transaction: for `store.transaction()`; each holds one as long as the block lasts.
-        read: for reads; none is held between batches.
-        marks: always one: it settles, publishes and watches the log for every subscriber of the process, and wakes others.
-        listen: always one: it hears that others have appended.
-    """
-
-    append: int = 2
-    transaction: int = 3
-    read: int = 3
-    marks: int = 1
-    listen: int = 1
-
-    @classmethod
-    def of(cls, most: int) -> Budget:
-        """Return a budget of `most` connections in all.
-
-        Raises:
-            InvalidArgument: fewer than five: one of each kind is the least.
-        """
-        if isinstance(most, bool) or not isinstance(most, int) or most < SMALLEST_BUDGET:
-            raise InvalidArgument(f"max_connections must be an int of at least {SMALLEST_BUDGET}, got {most!r}")
-        append = 2 if most > SMALLEST_BUDGET else 1
-        transaction = max(1, (most - 2 - append) // 2)
-        return cls(append, transaction, most - 2 - append - transaction)
-
 
 class AsyncpgConnection:
-    """One connection, and the running of operations on it. Statements are never run by two tasks at once."""
+    """One connection, and the running of operations on it. Statements are never run by two tasks at once.
 
-    def __init__(self, raw: Any, schema: str) -> None:  # asyncpg.Connection, or a pool's proxy of one
+    Args:
+        raw: asyncpg's.
+        schema: the schema's name.
+        local: statements that every transaction begins with: the settings that the session cannot carry.
+    """
+
+    def __init__(self, raw: Any, schema: str, local: str = "") -> None:  # asyncpg.Connection, or a pool's proxy of one
         self.raw = raw
         self._schema = schema
-        self._texts: dict[str, str] = {}
+        self._local = local
 
     async def fetch(self, statement: Statement) -> Sequence[Row]:
         """Run one statement.
@@ -129,35 +84,27 @@ class AsyncpgConnection:
 
     async def run(self, operation: Operation[T]) -> T:
         """Drive an operation to its end."""
-        try:
-            request = next(operation)
-            while True:
-                if isinstance(request, Pause):
-                    await asyncio.sleep(request.seconds)
-                    request = operation.send(())
-                    continue
-                try:
-                    rows = await self.fetch(request)
-                except EventStoreError as error:
-                    request = operation.throw(error)
-                else:
-                    request = operation.send(rows)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        finally:
-            operation.close()
+        return await drive(self, operation)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """A transaction; inside of one a savepoint."""
+        """A transaction; inside of one a savepoint. A block that ends without an error is committed.
+
+        Raises:
+            DatabaseRefused: a statement in it had failed, and whoever sent it went on: PostgreSQL rolled back all of it.
+        """
+        outermost = not self.raw.is_in_transaction()
         try:
             transaction = self.raw.transaction()
             await transaction.start()
         except DRIVER_ERRORS as error:
             raise translated(error) from error
         try:
+            if outermost and self._local:
+                await self.execute(Statement(self._local))
             yield
+            if outermost and not hasattr(self.raw, "last_status"):  # out of a user's pool: it can only be asked beforehand
+                await self.execute(Statement("select 1"))
         except BaseException:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await asyncio.shield(transaction.rollback())
@@ -166,11 +113,21 @@ class AsyncpgConnection:
             await transaction.commit()
         except DRIVER_ERRORS as error:
             raise translated(error) from error
+        if outermost and getattr(self.raw, "last_status", "") == "ROLLBACK":
+            raise nothing_committed("async with tx.connection.transaction()")
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is gone."""
-        return bool(self.raw.is_closed())
+        """Whether the connection is gone, or given back to its pool."""
+        try:
+            return bool(self.raw.is_closed())
+        except asyncpg.InterfaceError:
+            return True
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what is sent now belongs to a transaction that somebody has begun, and will end."""
+        return not self.closed and bool(self.raw.is_in_transaction())
 
     async def listen(self, channel: str, heard: Callable[[int], None], lost: Callable[[], None]) -> None:
         """Listen on a channel.
@@ -216,7 +173,7 @@ class AsyncpgConnection:
             self.raw.terminate()
 
     async def copy(self, table: str, columns: Sequence[str], text: bytes) -> None:
-        """COPY rows into a table of the schema, in a transaction of its own.
+        """COPY rows into a table of the schema: in the transaction that is open, or in one of its own.
 
         Args:
             table: its name.
@@ -233,10 +190,12 @@ class AsyncpgConnection:
             raise translated(error) from error
 
     def _text(self, sql: str) -> str:
-        text = self._texts.get(sql)
-        if text is None:
-            text = self._texts[sql] = sql.replace('"eventstore"', f'"{self._schema}"')
-        return text
+        return in_schema(sql, self._schema)
+
+
+def is_asyncpg(connection: object) -> bool:
+    """Whether it is a connection of asyncpg's, bare or out of a pool."""
+    return isinstance(connection, (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy))
 
 
 async def _chunks(text: bytes) -> AsyncIterator[bytes]:
@@ -253,10 +212,23 @@ class AsyncpgDriver:
         schema: the schema's name.
         budget: how many connections of each kind.
         application_name: what pg_stat_activity shows, followed by the connection's purpose.
+        statement_cache_size: 0: a pooler hands out another session to each transaction, so the connections keep no prepared
+            statements and ask for no settings; transactions bring those that matter. None: asyncpg's default.
+
+    Attributes:
+        schema: the schema's name.
     """
 
-    def __init__(self, address: Any, schema: str, budget: Budget, application_name: str) -> None:  # str or asyncpg.Pool
-        self._schema = schema
+    def __init__(
+        self,
+        address: Any,  # str or asyncpg.Pool
+        schema: str,
+        budget: Budget,
+        application_name: str,
+        statement_cache_size: int | None = None,
+    ) -> None:
+        self.schema = self._schema = schema
+        self._cache = {} if statement_cache_size is None else {"statement_cache_size": statement_cache_size}
         self._budget = budget
         self._name = application_name
         self._user_pool = address if isinstance(address, asyncpg.Pool) else None
@@ -272,16 +244,34 @@ class AsyncpgDriver:
         self._unused = asyncio.Event()
         self._reached = False  # once a server answered, one that does not is expected back
 
+    @property
+    def borrows(self) -> bool:
+        """Whether connections are the user's pool's: they are given back when nothing is to do."""
+        return self._user_pool is not None
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the connections carry the settings of ours: the user's own do not, and a pooler's cannot."""
+        return self._user_pool is None and self._cache.get("statement_cache_size") != 0
+
+    async def connect_writer(self) -> AsyncpgConnection:
+        """Open a connection for appends; as `connect`.
+
+        Raises:
+            EventStoreError: it could not be made.
+        """
+        return await self.connect("append", WRITER_SETTINGS)
+
     async def open(self) -> None:
         """Make the pools. Connects to nothing yet."""
         self._open = True
-        for kind in ("append", "transaction", "read"):
+        for kind in get_args(Kind):
             self._pools[kind] = self._user_pool or await asyncpg.create_pool(
-                **self._connect_arguments(kind, _SETTINGS[kind], self._dsn),
+                **self._connect_arguments(kind, SETTINGS[kind], self._dsn),
                 command_timeout=None if kind == "transaction" else STATEMENT_SECONDS,
                 min_size=0,
                 max_size=getattr(self._budget, kind),
-                max_inactive_connection_lifetime=300,
+                max_inactive_connection_lifetime=IDLE_SECONDS,
                 reset=_leave_as_it_is,
             )
 
@@ -321,7 +311,7 @@ class AsyncpgDriver:
         try:
             raw = await self._take(pool, kind)
             try:
-                yield AsyncpgConnection(raw, self._schema)
+                yield AsyncpgConnection(raw, self._schema, self._local(SETTINGS[kind]))
             finally:
                 await pool.release(raw)
         finally:
@@ -358,7 +348,7 @@ class AsyncpgDriver:
 
         Args:
             purpose: what pg_stat_activity shows.
-            settings: of the session.
+            settings: of the session; of each transaction, where the session cannot carry them.
             statement_seconds: how long one statement may take; None: as long as it likes.
             dsn: another address than the store's, for what does not work through a pooler.
 
@@ -373,7 +363,7 @@ class AsyncpgDriver:
         except (*DRIVER_ERRORS, ValueError) as error:
             raise self._cannot_connect(error, dsn or self._dsn) from error
         self._reached = True
-        return AsyncpgConnection(raw, self._schema)
+        return AsyncpgConnection(raw, self._schema, "" if dsn else self._local(settings))
 
     async def connect_plainly(self, purpose: str, *, dsn: str = "") -> AsyncpgConnection:
         """Open a connection that asks for no settings and keeps no prepared statements, so that a pooler lets it through.
@@ -384,18 +374,28 @@ class AsyncpgDriver:
             return await self.connect(purpose, {})
         arguments = self._connect_arguments(purpose, {}, dsn or self._dsn)
         arguments["server_settings"] = {"application_name": arguments["server_settings"]["application_name"]}
+        arguments["statement_cache_size"] = 0
         try:
-            raw = await asyncpg.connect(**arguments, command_timeout=STATEMENT_SECONDS, statement_cache_size=0)
+            raw = await asyncpg.connect(**arguments, command_timeout=STATEMENT_SECONDS)
         except (*DRIVER_ERRORS, ValueError) as error:
             raise self._cannot_connect(error, dsn or self._dsn) from error
         self._reached = True
         return AsyncpgConnection(raw, self._schema)
 
+    def _local(self, settings: dict[str, str]) -> str:
+        return "" if self.borrows or self.has_settings else set_local(settings)
+
     def _connect_arguments(self, purpose: str, settings: dict[str, str], dsn: str) -> dict[str, Any]:  # of asyncpg.connect
+        direct = dsn != self._dsn or self.has_settings
         arguments: dict[str, Any] = {
             "dsn": dsn,
             "timeout": CONNECT_SECONDS,
-            "server_settings": {**_COMMON, **settings, "application_name": f"{self._name} {purpose}"},
+            "connection_class": _Connection,
+            "server_settings": {
+                **(COMMON_SETTINGS | settings if direct else {}),
+                "application_name": f"{self._name} {purpose}",
+            },
+            **({} if dsn != self._dsn else self._cache),
         }
         if urls.is_local(dsn):
             arguments["ssl"] = False
@@ -421,6 +421,17 @@ class _Borrowed(AsyncpgConnection):
         await self._pool.release(self.raw)
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that knows what became of its last statement without rows: asyncpg takes any answer to COMMIT for a yes."""
+
+    __slots__ = ("last_status",)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As asyncpg's."""
+        self.last_status = status = await super().execute(query, *args, timeout=timeout)
+        return status
+
+
 async def _leave_as_it_is(connection: Any) -> None:  # asyncpg.Connection
     """Our connections carry no session state from one use to the next, so resetting them would be a round trip lost."""
 
@@ -429,8 +440,8 @@ def translated(error: BaseException) -> EventStoreError:
     """Return our error for one of asyncpg's."""
     if isinstance(error, EventStoreError):
         return error
+    if isinstance(error, asyncpg.DataError) and error.severity is None:  # raised before anything was sent
+        return InvalidArgument(f"a parameter does not fit its type: {error}")
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
         return from_sqlstate(error.sqlstate, str(error))
-    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
-        return InvalidArgument(f"a parameter does not fit its type: {error}")
     return ConnectionLost(f"the connection failed: {error or type(error).__name__}")

@@ -10,12 +10,15 @@ from ..errors import (
     ConnectionLost,
     DatabaseRefused,
     EventStoreError,
+    InvalidArgument,
     LockTimeout,
     PermissionDenied,
     Retryable,
     SchemaMissing,
+    SequenceBehind,
     UniqueViolation,
 )
+from .budget import THROUGH_A_POOLER
 
 __all__ = ["from_sqlstate"]
 
@@ -45,10 +48,7 @@ def from_sqlstate(sqlstate: str, message: str) -> EventStoreError:
             "again, or look for the holder in pg_stat_activity"
         )
     if sqlstate == "08P01" and "startup parameter" in message:  # said by PgBouncer
-        return CannotConnect(
-            f"a pooler refused the connection: {message}; give the server's own address, or an asyncpg pool made with "
-            "statement_cache_size=0"
-        )
+        return CannotConnect(f"a pooler such as PgBouncer refused the connection's settings: {message}; {THROUGH_A_POOLER}")
     if sqlstate in _LOST or sqlstate.startswith("08"):
         return ConnectionLost(f"{_RETRYABLE.get(sqlstate, 'the connection failed')}: {message}")
     if sqlstate in _RETRYABLE:
@@ -59,6 +59,18 @@ def from_sqlstate(sqlstate: str, message: str) -> EventStoreError:
         return CannotConnect(f"{message}; create it, or correct the URL")
     if sqlstate == "42501":
         return PermissionDenied(f"{message}; grant the role one of the schema's roles (docs/operations.md)")
+    if sqlstate == "25P02":
+        return DatabaseRefused(
+            f"{message}: an earlier statement of this transaction failed; roll it back, or to a savepoint, and go on from there",
+            sqlstate,
+        )
+    if sqlstate == "ES002":  # raised by boundary_v1
+        return SequenceBehind(
+            f"{message}: a restore left it behind, and decisions would overlook events. Stop all writers, then run what "
+            "`eventstore doctor` says, or: select setval('event_tags_seq_seq', (select max(seq) from event_tags)) in that schema"
+        )
+    if sqlstate == "25001":  # raised by boundary_v1 and append_tagged_v1
+        return InvalidArgument(message)
     if sqlstate in ("42P01", "3F000", "42883"):
         return SchemaMissing(f"{message}; run: eventstore migrate up")
     return DatabaseRefused(f"{message} (SQLSTATE {sqlstate})", sqlstate)

@@ -7,9 +7,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from ..errors import InvalidUrl
 
-__all__ = ["is_local", "redacted", "to_libpq", "to_sqlalchemy"]
+__all__ = ["cache_size", "is_local", "redacted", "to_libpq", "to_sqlalchemy"]
 
 _SCHEMES: Final = ("postgresql", "postgres")
+_CACHE_SIZE: Final = "statement_cache_size"
 _SQLALCHEMY_ONLY: Final = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback")
 
 
@@ -35,8 +36,22 @@ def to_libpq(url: object) -> str:
     except ValueError as error:
         raise InvalidUrl(f"the URL's host or port cannot be understood: {error}") from None
     query = [("sslmode" if name == "ssl" else name, value) for name, value in parse_qsl(parts.query)]
-    query = [(name, value) for name, value in query if name not in _SQLALCHEMY_ONLY]
+    query = [(name, value) for name, value in query if name not in (*_SQLALCHEMY_ONLY, _CACHE_SIZE)]
     return urlunsplit(("postgresql", parts.netloc, parts.path or "/", urlencode(query, safe="/", quote_via=quote), ""))
+
+
+def cache_size(url: object) -> int | None:
+    """Return what the URL, in any shape that `to_libpq` takes, says about prepared statements: ``statement_cache_size=0`` keeps
+    none, for a pooler; None: nothing.
+
+    Raises:
+        InvalidUrl: another number than 0.
+    """
+    query = parse_qsl(urlsplit(_text_of(url)).query, keep_blank_values=True)
+    given = [value for name, value in query if name == _CACHE_SIZE]
+    if given and given[-1] != "0":
+        raise InvalidUrl(f"statement_cache_size in a URL must be 0 (behind a pooler such as PgBouncer), got {given[-1]!r}")
+    return 0 if given else None
 
 
 def _text_of(url: Any) -> str:  # whatever the user passed

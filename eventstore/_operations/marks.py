@@ -35,6 +35,7 @@ __all__ = [
     "Mark",
     "advance",
     "as_of",
+    "begin",
     "holders_left",
     "last_given",
     "log_state",
@@ -101,6 +102,16 @@ def log_state() -> Operation[LogState]:
         raise LogReplaced("with its row in safe_mark", "without one: a restore left it out, or somebody deleted it")
     system_identifier, timeline, epoch, safe_mark, last_given, started = rows[0]
     return LogState(Identity(system_identifier, timeline, epoch), Position(safe_mark), Position(last_given), started)
+
+
+def begin() -> Operation[tuple[LogState, Position]]:
+    """Return which log this is, and up to where it is decided, without waiting for anybody."""
+    state = yield from log_state()
+    mark, holders = yield from open_round(state.started)
+    if not holders:
+        return state, mark.position
+    reached, _hole = yield from advance(state.safe_mark, state.started)
+    return state, Position(reached)
 
 
 def last_given() -> Operation[int]:

@@ -15,9 +15,11 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from ..events import Recorded
+from ..errors import InvalidArgument
+from ..events import DATA, POSITION, SCHEMA_VERSION, STREAM, TYPE, VERSION, Recorded
 from ..serialization import Registry
-from ..streams import Position
+from ..streams import Position, check_name
+from ..tags import check_tags
 from .statement import Operation, Row, Statement, load_sql
 
 __all__ = [
@@ -38,14 +40,12 @@ _QUERIES: Final = Path(__file__).parent.parent / "sql" / "queries"
 _READ_STREAM: Final = load_sql(_QUERIES, "read_stream")
 _READ_STREAM_BACKWARDS: Final = load_sql(_QUERIES, "read_stream_backwards")
 _READ_LOG: Final = load_sql(_QUERIES, "read_log")
+_READ_LOG_TAGGED: Final = load_sql(_QUERIES, "read_log_tagged")
 _READ_LOG_FILTERED: Final = load_sql(_QUERIES, "read_log_filtered")
 _HEAD: Final = load_sql(_QUERIES, "head")
 _STREAM_VERSION: Final = load_sql(_QUERIES, "stream_version")
 _NEWEST_UPTO: Final = load_sql(_QUERIES, "newest_upto")
 _EVENT_ID_AT: Final = load_sql(_QUERIES, "event_id_at")
-
-POSITION, STREAM, VERSION, TYPE, EVENT_ID, DATA, SCHEMA_VERSION = 0, 1, 2, 3, 4, 6, 8
-"""Columns of the rows of all read statements, as `Recorded` takes them."""
 
 SAMPLED: Final = 50
 """Rows of a batch that are weighed, at least: weighing all of them is a twentieth of decoding them."""
@@ -61,10 +61,13 @@ class BatchSize:
     Starts small since most streams are; at most `most` rows. Aims at `target_bytes` of JSON a batch, by a sample of the last
     one: a few heavy events among many light ones may make a batch heavier. A follower holds two batches, one of them read
     ahead.
+
+    Default: 1,000 rows that are dropped before the next ones come stay in a processor's cache (of 1 MB a core): `read_all`
+    took a sixth less of the client's time than with 2,000 that lived until the next ones were there.
     """
 
     rows: int = 100
-    most: int = 2000
+    most: int = 1000
     target_bytes: int = 4 * 2**20
 
     def note(self, rows: Sequence[Row]) -> None:
@@ -83,15 +86,40 @@ class Filter:
     Attributes:
         types: stored type names.
         categories: what stands before the first dash of the stream id.
+        tags: all of these.
     """
 
     types: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
     wanted: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Note whether anything is filtered."""
-        object.__setattr__(self, "wanted", self.types is not None or self.categories is not None)
+        object.__setattr__(self, "wanted", self.types is not None or self.categories is not None or self.tags != ())
+
+    @classmethod
+    def of(
+        cls,
+        registry: Registry,
+        *,
+        types: Sequence[type | str] | None,
+        categories: Sequence[str] | None,
+        tags: Sequence[str] | None,
+    ) -> Filter:
+        """Check what a caller asks for.
+
+        Raises:
+            InvalidArgument: a text where a sequence is expected, a name that is none.
+            UnknownEventType: a class that is not registered.
+        """
+        if isinstance(types, str) or isinstance(categories, str):
+            raise InvalidArgument("types and categories are sequences: write types=['x'], not types='x'")
+        return cls(
+            None if types is None else tuple(registry.name_of(type_) for type_ in types),
+            None if categories is None else tuple(check_name(one, "a category") for one in categories),
+            () if tags is None else check_tags(tags, "tags"),
+        )
 
 
 def decode(registry: Registry, rows: Sequence[Row]) -> list[Recorded[Any]]:
@@ -181,12 +209,16 @@ def read_log(after: int, upto: int, limit: int, wanted: Filter) -> Operation[tup
 
     `upto` must be settled: nothing at or below it may still become visible.
     """
-    if not wanted.wanted:
+    types = None if wanted.types is None else list(wanted.types)
+    categories = None if wanted.categories is None else list(wanted.categories)
+    if wanted.tags:
+        first, *others = wanted.tags
+        args = (after, upto, limit, first, others or None, types, categories, "")
+        rows = yield Statement(_READ_LOG_TAGGED, args)
+    elif not wanted.wanted:
         rows = yield Statement(_READ_LOG, (after, upto, limit))
     else:
         upto = min(upto, after + WIDEST_FILTERED_RANGE)
-        types = None if wanted.types is None else list(wanted.types)
-        categories = None if wanted.categories is None else list(wanted.categories)
         rows = yield Statement(_READ_LOG_FILTERED, (after, upto, limit, types, categories))
     return rows, (rows[-1][0] if len(rows) >= limit else upto)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-__all__ = ["Operation", "Pause", "Row", "Statement", "load_sql"]
+__all__ = ["SAVEPOINT", "UNDO", "UNSAVE", "Operation", "Pause", "Row", "Savepoint", "Statement", "load_sql"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,25 @@ class Pause:
     seconds: float
 
 
-Operation = Generator[Statement | Pause, Sequence[Row], T]
+SAVEPOINT: Final = "savepoint eventstore_append"
+UNSAVE: Final = "release savepoint eventstore_append"
+UNDO: Final = "rollback to savepoint eventstore_append"
+"""How drivers make, forget and return to the savepoint of a `Savepoint`. In plain SQL, since a transaction may have been
+begun in ways that the driver's own object for transactions knows nothing of. One name will do: savepoints of one name hide
+each other, the latest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """Run a statement in a savepoint of its own: if it fails, or the caller is cancelled while it runs, it never was.
+
+    Drivers do it, since only they can still send something after a cancellation.
+    """
+
+    statement: Statement
+
+
+Operation = Generator[Statement | Savepoint | Pause, Sequence[Row], T]
 """A generator that yields statements, is sent rows, and returns a T."""
 
 

@@ -70,6 +70,7 @@ def _from_cloudevent(number: int, text: str, stream: str) -> ImportLine:
         check_correlation_id(event.correlation_id),
         uuid_text(event.causation_id, "causationid"),
         text,
+        event.tags,
     )
 
 

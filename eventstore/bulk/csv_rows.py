@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import BinaryIO, Final
 
 from ..errors import Invalid, InvalidArgument
 from ..serialization import encode_json
 from ..serialization.members import member_of
+from ..tags import check_tags
 from .lines import (
     BadLine,
     ImportLine,
@@ -19,6 +20,7 @@ from .lines import (
     check_schema_version,
     check_storable,
     check_stream_id,
+    check_tag_list,
     check_type,
     derived_id,
     time_text,
@@ -48,6 +50,8 @@ class CsvMapping:
         data_json: the column that holds the event's data as JSON, in place of `data`.
         metadata_json: the column that holds its metadata as a JSON object.
         causation_id, schema_version: as `event_id`; empty: none, 1.
+        tags: a template for each tag, ``course:{course}``; none where a column of it is empty.
+        tags_json: the column that holds more of them as a JSON array.
     """
 
     stream: str
@@ -62,6 +66,8 @@ class CsvMapping:
     metadata_json: str = ""
     causation_id: str = ""
     schema_version: str = ""
+    tags: tuple[str, ...] = ()
+    tags_json: str = ""
 
     def __post_init__(self) -> None:
         """Refuse templates that are not what they look like.
@@ -78,12 +84,12 @@ class CsvMapping:
     @property
     def _templates(self) -> tuple[str, ...]:
         ids = (self.event_id, self.correlation_id, self.causation_id)
-        return (self.stream, self.type, self.occurred_at, self.schema_version, *ids)
+        return (self.stream, self.type, self.occurred_at, self.schema_version, *ids, *self.tags)
 
     @property
     def columns(self) -> set[str]:
         """Every column that is named."""
-        named = {*self.data, self.data_json, self.metadata_json} - {""}
+        named = {*self.data, self.data_json, self.metadata_json, self.tags_json} - {""}
         return {name for template in self._templates for name in _COLUMN.findall(template)} | named
 
 
@@ -97,8 +103,9 @@ EXPORTED: Final = CsvMapping(
     schema_version="{schema_version}",
     data_json="data",
     metadata_json="metadata",
+    tags_json="tags",
 )
-"""What an export to CSV looks like."""
+"""What an export to CSV looks like; the column of tags may be missing, as it was in older ones."""
 
 
 def read_csv(file: BinaryIO, source: str, mapping: CsvMapping) -> Iterator[ImportLine | BadLine]:
@@ -115,6 +122,8 @@ def read_csv(file: BinaryIO, source: str, mapping: CsvMapping) -> Iterator[Impor
         raise InvalidArgument("the CSV file is empty: expected a header line with the names of the columns")
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise InvalidArgument(f"the CSV file has the column {', '.join(map(repr, twice))} twice; give each its own name")
+    if mapping == EXPORTED and "tags" not in header:
+        mapping = replace(mapping, tags_json="")
     if missing := sorted(mapping.columns - set(header)):
         raise InvalidArgument(f"the CSV file has no column {', '.join(map(repr, missing))}; it has {', '.join(header)}")
     ordinal = 0
@@ -176,6 +185,7 @@ def _from_row(
         check_correlation_id(fill(mapping.correlation_id) or None),
         uuid_text(fill(mapping.causation_id) or None, "causation_id"),
         raw,
+        _tags(values, mapping, fill) if mapping.tags or mapping.tags_json else (),
     )
 
 
@@ -190,6 +200,12 @@ def _data(type_: str, values: dict[str, str], mapping: CsvMapping) -> str:
     member = member_of(values[mapping.data_json])
     check_storable(member.value, member.text, f"event {type_!r}")
     return member.text
+
+
+def _tags(values: dict[str, str], mapping: CsvMapping, fill: Callable[[str], str]) -> tuple[str, ...]:
+    given = [fill(one) for one in mapping.tags if all(values[name] for name in _COLUMN.findall(one))]
+    text = values[mapping.tags_json] if mapping.tags_json else ""
+    return check_tags((*given, *(check_tag_list(member_of(text).value) if text else ())), "tags")
 
 
 def _object(text: str, what: str) -> str:

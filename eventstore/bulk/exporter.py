@@ -2,6 +2,8 @@
 
 Every line carries the event's position, so a file that was cut off says itself where to go on (`resume_point`). All
 positions up to that of the last line were settled when it was written: nothing can appear below it later.
+
+Of tags it carries those that an event was appended with (`Recorded.tags`), not those of a back-fill.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 from uuid import UUID
 
 from .._operations import read
+from .._operations.read import Filter
 from ..errors import InvalidArgument
-from ..events import Recorded
+from ..events import VERSION, Recorded
 from ..feed import LogReader
 from ..serialization import Registry
 from ..serialization.cloudevents import SOURCE, attributes_of
@@ -42,8 +45,9 @@ COLUMNS: Final = (
     "recorded_at",
     "data",
     "metadata",
+    "tags",
 )
-"""Of a CSV; data and metadata are JSON."""
+"""Of a CSV; data, metadata and tags are JSON."""
 
 PROGRESS_EVENTS: Final = 1000
 TAIL_BYTES: Final = 64 * 2**10
@@ -86,6 +90,7 @@ async def export_events(
     after: int | ResumePoint = 0,
     types: Sequence[str] | None = None,
     categories: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
     stream: str | None = None,
     source: str = SOURCE,
     on_progress: Callable[[ExportResult], None] | None = None,
@@ -99,22 +104,23 @@ async def export_events(
         after: only positions above this one; a `ResumePoint` is compared with the log first.
         types: only these, by their stored names.
         categories: only streams of these.
+        tags: only events that carry all of these, those of a back-fill included.
         stream: only this stream.
         source: of CloudEvents.
         on_progress: called now and then.
 
     Raises:
-        InvalidArgument: the resume point is none of this log; a stream together with types or categories.
+        InvalidArgument: the resume point is none of this log; a stream together with types, categories or tags.
     """
-    if stream is not None and (types is not None or categories is not None):
-        raise InvalidArgument("a stream is exported whole: give stream, or types and categories, not both")
+    if stream is not None and not (types is None and categories is None and tags is None):
+        raise InvalidArgument("a stream is exported whole: give stream, or types, categories and tags, not both")
     if isinstance(after, ResumePoint):
         await _verify(store, after)
     fresh = not isinstance(after, ResumePoint) or after.size == 0
     result = ExportResult(position=after.position if isinstance(after, ResumePoint) else after)
     if format == "csv" and fresh:
         out.write(",".join(COLUMNS).encode() + b"\n")
-    reader = _log(store, result.position, types, categories)
+    reader = _log(store, result.position, Filter.of(store._registry, types=types, categories=categories, tags=tags))
     async for recorded in reader if stream is None else _stream(store, stream, result.position):
         out.write(_line(recorded, format, source).encode())
         result.events += 1
@@ -173,9 +179,8 @@ async def _verify(store: EventStore, point: ResumePoint) -> None:
         )
 
 
-def _log(store: EventStore, after: int, types: Sequence[str] | None, categories: Sequence[str] | None) -> LogReader[Any]:
+def _log(store: EventStore, after: int, wanted: Filter) -> LogReader[Any]:
     """`store.read_all` with documents as they are stored, whatever classes the store knows."""
-    wanted = store._filter(types, categories)
     registry = Registry([])
     return LogReader(store._driver, store._frontier, registry, wanted, after=after, limit=None, settle_seconds=1.0)
 
@@ -193,7 +198,7 @@ async def _stream(store: EventStore, stream_id: str, after: int) -> AsyncIterato
         if len(rows) < asked:
             return
         size.note(rows)
-        version = rows[-1][read.VERSION]
+        version = rows[-1][VERSION]
 
 
 def _line(recorded: Recorded[Any], format: ExportFormat, source: str) -> str:  # noqa: A002 - as above
@@ -202,17 +207,23 @@ def _line(recorded: Recorded[Any], format: ExportFormat, source: str) -> str:  #
     if format == "cloudevents":
         attributes = json.dumps(attributes_of(recorded, source), ensure_ascii=False)
         return f'{attributes[:-1]}, "data": {document}}}\n'
-    metadata = json.dumps(dict(recorded.metadata), ensure_ascii=False) if recorded.metadata else ""
+    beside = recorded.metadata  # parsed anew each time
+    metadata = json.dumps(dict(beside), ensure_ascii=False) if beside else ""
     fields = _fields(recorded)
+    tags = recorded.tags
     if format == "csv":
         row = io.StringIO()
-        csv.writer(row, lineterminator="\n").writerow((*fields.values(), document, metadata))
+        beside_data = (metadata, json.dumps(tags, ensure_ascii=False) if tags else "")
+        csv.writer(row, lineterminator="\n").writerow((*fields.values(), document, *beside_data))
         return row.getvalue()
+    if tags:
+        fields["tags"] = tags
     text = json.dumps({name: value for name, value in fields.items() if value is not None}, ensure_ascii=False)[:-1]
     return f'{text}, "data": {document}, "metadata": {metadata}}}\n' if metadata else f'{text}, "data": {document}}}\n'
 
 
 def _fields(recorded: Recorded[Any]) -> dict[str, Any]:  # text, numbers, None
+    causation = recorded.causation_id
     return {
         "position": recorded.position,
         "stream_id": recorded.stream_id,
@@ -221,7 +232,7 @@ def _fields(recorded: Recorded[Any]) -> dict[str, Any]:  # text, numbers, None
         "schema_version": recorded.schema_version,
         "event_id": str(recorded.event_id),
         "correlation_id": recorded.correlation_id,
-        "causation_id": None if recorded.causation_id is None else str(recorded.causation_id),
+        "causation_id": None if causation is None else str(causation),
         "occurred_at": recorded.occurred_at.isoformat(),
         "recorded_at": recorded.recorded_at.isoformat(),
     }

@@ -13,6 +13,17 @@ an import makes progress also beside a writer that never rests.
 Events keep the order of the lines, within their stream always, and in the log as long as nobody else appends to the
 same streams meanwhile. COPY locks the table before it draws a position, as every writer does: readers stay gap-safe.
 
+**Tags.** A batch in which an event has tags is a transaction of three statements: the locks of all its tags (see
+`_operations.boundary` for what they guard), then COPY, then the rows of ``event_tags`` for the events that it has inserted, in order
+of position. The locks come before any ``seq`` is drawn, and are kept until the commit: a decision that was read before the batch
+finds its rows, one that is appended while the batch is under way waits for it, and none sees an event of it without its tags.
+They also come before anything is inserted: readers of the log do not wait for a batch that waits for a lock. Where somebody
+holds one of them for longer than a moment, the batch lets go of those that it has and begins again, so that nobody waits for it
+either. The transaction dies whole: there is no event without the rows of its tags; and since the ids of events that are there are
+left out before, no row is written twice, nor added to an event that an earlier import brought without tags
+(`tagging.backfill_tags` does that). A batch without tags takes no lock, and is a single COPY as ever. In parts, the append
+function does all of this.
+
 The next batch is parsed in a thread while the server writes the present one.
 """
 
@@ -21,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -30,16 +42,21 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from .. import _details
+from .._drivers.asyncpg import AsyncpgConnection
+from .._failpoints import armed, hit, register
 from .._operations import append as appends
-from .._operations import read
-from .._operations.append import EventRow, Limits, PreparedAppend, check_size
+from .._operations import read, tagging
+from .._operations.append import Landed, refuse_reused_position
+from .._operations.joined import append_joined
+from .._operations.prepare import EventRow, Limits, PreparedAppend, check_size
 from .._operations.statement import Operation, Row, Statement, load_sql
 from ..context import Context, current_context
-from ..errors import AppendUnknown, ConnectionLost, Invalid, Retryable, UniqueViolation, VersionConflict
-from ..serialization import EncodedEvent, encode_json
+from ..errors import AppendUnknown, ConnectionLost, Invalid, LockTimeout, Retryable, UniqueViolation, VersionConflict
+from ..events import DETAILS
+from ..serialization import encode_json
 from ..store import EventStore
-from ..streams import ANY
-from ..transaction import refuse_reused_position
+from ..streams import ANY, Expectation
 from .ahead import Ahead
 from .lines import BadLine, ImportLine, check_correlation_id
 
@@ -68,6 +85,15 @@ STREAM_WEIGHT: Final = 4
 RETRY_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses after a lost connection, until the import gives up; it can be run again."""
 
+COPIED: Final = register("import.after_copy", "a batch with tags is copied in an open transaction; its tags are not written")
+
+PATIENCE: Final = "5s"
+"""How long a batch that goes through the append function waits for a stream that another transaction appends to."""
+
+TAGS_SECONDS: Final = 5.0
+TAGS_PAUSE_SECONDS: Final = (0.05, 0.5)
+"""How long a batch tries to get the locks of its tags, and shortest and longest pause in between."""
+
 DEADLOCK: Final = "40P01"
 
 _KNOWN: Final = load_sql(Path(__file__).parent.parent / "sql" / "queries", "known_ids")
@@ -83,6 +109,7 @@ _COLUMNS: Final = (
     "data",
     "metadata",
 )
+_TAGGED_COLUMNS: Final = (*_COLUMNS, "tags")
 
 
 @dataclass(slots=True)
@@ -178,6 +205,10 @@ def _gather(lines: Iterator[ImportLine | BadLine], limits: Limits) -> tuple[_Bat
         size = len(line[5]) + len(line[6])  # data and metadata
         if size > light and (bad := _too_large(line, limits)) is not None:
             return _Batch(batch, bad), True
+        if tags := line[11]:
+            if len(tags) > limits.event_tags:
+                return _Batch(batch, _too_many_tags(line, limits)), True
+            size += sum(map(len, tags))
         batch.append(line)
         weight += size
         if len(batch) == BATCH or weight > BATCH_CHARACTERS:
@@ -194,6 +225,11 @@ def _too_large(line: ImportLine, limits: Limits) -> BadLine | None:
     except Invalid as error:
         return BadLine(line.number, str(error), line.raw)
     return None
+
+
+def _too_many_tags(line: ImportLine, limits: Limits) -> BadLine:
+    why = f"the event has {len(line.tags)} tags, at most {limits.event_tags} are taken (Limits.event_tags)"
+    return BadLine(line.number, why, line.raw)
 
 
 class _Importer:
@@ -238,16 +274,19 @@ class _Importer:
 
     async def _copy(self, lines: Sequence[ImportLine]) -> Sequence[ImportLine]:
         """Write lines in their order, all or none; return them where a stream has moved meanwhile."""
-        text, count = self._rows(lines)
+        text, count, tags = self._rows(lines)
         try:
             if count:
-                async with self._store._driver.acquire("append") as connection:
-                    await connection.copy("events", _COLUMNS, text)
+                async with self._store._driver.acquire("transaction") as connection:
+                    if tags:
+                        await _copy_tagged(connection, text, tags)
+                    else:
+                        await connection.copy("events", _COLUMNS, text)
                 self._store._frontier.touch()
         except (UniqueViolation, Retryable) as error:
             self._forget({line.stream_id for line in lines})
             if isinstance(error, UniqueViolation):
-                refuse_reused_position(error, self._store.schema)
+                self._refuse_reused(error)
             elif error.sqlstate != DEADLOCK:
                 raise
             return lines
@@ -255,19 +294,28 @@ class _Importer:
         self.result.present += len(lines) - count
         return ()
 
-    def _rows(self, lines: Sequence[ImportLine]) -> tuple[bytes, int]:
-        """Return the rows of what is new, in COPY's text format, and their number; note them as known."""
-        rows = []
-        for _, stream, event_id, type_, schema, data, metadata, at, correlation, causation, _ in lines:
+    def _rows(self, lines: Sequence[ImportLine]) -> tuple[bytes, int, set[str]]:
+        """Return the rows of what is new, in COPY's text format, their number, and their tags; note them as known.
+
+        The rows have a column for tags where one has any.
+        """
+        rows: list[str] = []
+        tagged: dict[int, tuple[str, ...]] = {}
+        for _, stream, event_id, type_, schema, data, metadata, at, correlation, causation, _, tags in lines:
             known = self._known[stream]
             if event_id in known.ids:
                 continue
             known.ids.add(event_id)
             known.version += 1
             begin = f"{stream}\t{known.version}\t{type_}\t{schema}\t{event_id}\t"
-            rows.append(f"{begin}{correlation or _NULL}\t{causation or _NULL}\t{at or _NULL}\t{data}\t{metadata}\n")
+            if tags:
+                tagged[len(rows)] = tags
+            rows.append(f"{begin}{correlation or _NULL}\t{causation or _NULL}\t{at or _NULL}\t{data}\t{metadata}")
         self._weight += len(rows)
-        return "".join(rows).replace("\\", r"\\").replace(_NULL, r"\N").encode(), len(rows)
+        if tagged:
+            rows = [f"{row}\t{_array(tagged[n]) if n in tagged else _NULL}" for n, row in enumerate(rows)]
+        text = "\n".join([*rows, ""]).replace("\\", r"\\").replace(_NULL, r"\N").encode()
+        return text, len(rows), {tag for tags in tagged.values() for tag in tags}
 
     async def _send(self, lines: Sequence[ImportLine]) -> Sequence[ImportLine]:
         """Append lines in their order; return those whose stream has moved meanwhile."""
@@ -286,17 +334,21 @@ class _Importer:
 
     async def _send_streams(self, streams: dict[str, dict[str, ImportLine]], lines: Sequence[ImportLine]) -> set[str]:
         """Append the lines of some streams; return those streams that have moved."""
-        group = [
-            PreparedAppend("", name, self._known[name].version, tuple(_event_row(line) for line in own.values()))
-            for name, own in streams.items()
-        ]
+        group = [_prepared(name, self._known[name].version, own) for name, own in streams.items()]
         left = {one.stream_id: (n, enumerate(one.rows, 1)) for n, one in enumerate(group, 1)}
         order = [(n, *next(rows)) for n, rows in (left[line.stream_id] for line in lines)]
-        outcomes = await self._store._send(group, order)
+        try:
+            operation = appends.append(group, waiting=True, patience=PATIENCE, order=order)
+            outcomes = await self._store._driver.run("transaction", operation)
+        except UniqueViolation as error:
+            self._refuse_reused(error)
+            self._forget(streams)
+            return set(streams)
+        self._store._frontier.touch()
         moved = set()
         for (name, own), outcome in zip(streams.items(), outcomes, strict=True):
-            if not isinstance(outcome, VersionConflict):
-                self._added(name, outcome.version, own)
+            if isinstance(outcome, Landed):
+                self._added(name, outcome.before + len(own), own)
             elif not await self._insist(name, own):
                 self._forget({name})
                 moved.add(name)
@@ -308,27 +360,25 @@ class _Importer:
         It was if none of the lines was appended since the look-up: the events between it and ours are looked at before the
         commit. They are all there is, since whoever appends behind ours waits for us.
         """
-        one = PreparedAppend("", name, ANY, tuple(_event_row(line) for line in own.values()))
+        one = _prepared(name, ANY, own)
         known = self._known[name].version
         try:
-            async with self._store._driver.acquire("append") as connection, connection.transaction():
-                (done,) = await connection.run(appends.append([one], contended=True))
-                if isinstance(done, VersionConflict):
-                    raise done
+            async with self._store._driver.acquire("transaction") as connection, connection.transaction():
+                done, _ = await connection.run(append_joined(one, self._store.schema))
                 span = done.first_version - known
                 between = await connection.run(read.read_stream("", name, known, done.first_version, span, backwards=False))
                 if any(_event_id(row) in own for row in between):
                     raise VersionConflict(name, known, done.first_version - 1)  # noqa: TRY301 - rolls back
         except VersionConflict:
             return False
-        except UniqueViolation as error:
-            refuse_reused_position(error, self._store.schema)
-            return False
         self._store._frontier.touch()
         self._added(name, done.version, own)
         self._known[name].ids.update(map(_event_id, between))
         self._weight += len(between)
         return True
+
+    def _refuse_reused(self, error: UniqueViolation) -> None:
+        refuse_reused_position(error, self._store.schema)
 
     def _added(self, name: str, version: int, ids: Collection[str]) -> None:
         known = self._known[name]
@@ -369,14 +419,52 @@ def _within(context: Context, line: ImportLine) -> ImportLine:
     )
 
 
+async def _copy_tagged(connection: AsyncpgConnection, text: bytes, tags: Collection[str]) -> None:
+    """COPY rows of which some have tags, and write the rows of their tags, all or nothing.
+
+    Raises:
+        LockTimeout: somebody has held one of the tags, or a stream, for `TAGS_SECONDS`.
+        Others: as `AsyncpgConnection.copy`.
+    """
+    deadline = time.monotonic() + TAGS_SECONDS
+    while True:
+        try:
+            async with connection.transaction():
+                last_given = await connection.run(tagging.lock([("", tag) for tag in tags]))
+                await connection.copy("events", _TAGGED_COLUMNS, text)
+                if armed:
+                    await hit(COPIED)
+                await connection.run(tagging.note(last_given))
+            return
+        except LockTimeout:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(random.uniform(*TAGS_PAUSE_SECONDS))
+
+
+def _array(tags: tuple[str, ...]) -> str:
+    """Return PostgreSQL's text of an array of texts."""
+    escaped = [tag.replace("\\", r"\\").replace('"', r"\"") for tag in tags]
+    return '{"' + '","'.join(escaped) + '"}'
+
+
+def _prepared(name: str, expect: int | Expectation, own: dict[str, ImportLine]) -> PreparedAppend:
+    """Return the append of some lines to a stream."""
+    tags = tuple({tag: None for line in own.values() for tag in line.tags})
+    return PreparedAppend("", name, expect, tuple([_event_row(line) for line in own.values()]), tags=tags)
+
+
 def _event_row(line: ImportLine) -> EventRow:
     return EventRow(
-        EncodedEvent(line.type, line.schema_version, line.data),
+        line.type,
         UUID(line.event_id),
+        line.data,
+        None if line.metadata == "{}" else line.metadata,
+        None if line.schema_version == 1 else line.schema_version,
         line.correlation_id,
         line.causation_id and UUID(line.causation_id),  # type: ignore[arg-type]  # None, or text that is not empty
         None if line.occurred_at is None else datetime.fromisoformat(line.occurred_at),
-        line.metadata,
+        line.tags or None,
     )
 
 
@@ -386,4 +474,4 @@ def _known_ids(tenant_id: str, stream_ids: Sequence[str]) -> Operation[dict[str,
 
 
 def _event_id(row: Row) -> str:
-    return str(UUID(bytes=row[read.EVENT_ID]))
+    return str(_details.event_id(row[DETAILS]))

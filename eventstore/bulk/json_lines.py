@@ -14,6 +14,7 @@ from .lines import (
     check_schema_version,
     check_storable,
     check_stream_id,
+    check_tag_list,
     check_type,
     derived_id,
     time_text,
@@ -27,7 +28,7 @@ WRITTEN: Final = frozenset({"position", "version", "recorded_at"})
 """What an export says besides: where the event stood. Read over: in this log it gets a place of its own."""
 
 FIELDS: Final = frozenset(
-    {*NEEDED, "event_id", "occurred_at", "correlation_id", "causation_id", "metadata", "schema_version"}
+    {*NEEDED, "event_id", "occurred_at", "correlation_id", "causation_id", "metadata", "schema_version", "tags"}
 )
 _KNOWN: Final = FIELDS | WRITTEN
 
@@ -36,8 +37,8 @@ _make: Final = tuple.__new__  # what ImportLine's own constructor does, without 
 
 def read_json_lines(file: BinaryIO, source: str) -> Iterator[ImportLine | BadLine]:
     """Parse JSON lines: ``stream_id``, ``type``, ``data``, and optionally ``event_id``, ``occurred_at``,
-    ``correlation_id``, ``causation_id``, ``metadata``, ``schema_version``. Empty lines are passed over, and so are
-    ``position``, ``version`` and ``recorded_at``, which an export adds.
+    ``correlation_id``, ``causation_id``, ``metadata``, ``schema_version``, ``tags`` (an array of texts). Empty lines are passed
+    over, and so are ``position``, ``version`` and ``recorded_at``, which an export adds.
 
     Numbers with more digits than a float keeps are refused, not rounded; those that it keeps stay as they are written.
     """
@@ -100,7 +101,7 @@ def from_json(number: int, text: str, source: str) -> ImportLine:
         raise _missing(line) from None
     if len(line) == len(NEEDED):
         stream_id, type_, event_id = check_stream_id(stream_id), check_type(type_), derived_id(source, number, text)
-        return _make(ImportLine, (number, stream_id, event_id, type_, 1, data, metadata, None, None, None, text))
+        return _make(ImportLine, (number, stream_id, event_id, type_, 1, data, metadata, None, None, None, text, ()))
     if not line.keys() <= _KNOWN:
         unknown = sorted(line.keys() - _KNOWN)
         raise InvalidArgument(f"unknown field(s) {', '.join(unknown)}; expected {', '.join(sorted(FIELDS))}")
@@ -116,6 +117,7 @@ def from_json(number: int, text: str, source: str) -> ImportLine:
         check_correlation_id(line.get("correlation_id")),
         uuid_text(line.get("causation_id"), "causation_id"),
         text,
+        check_tag_list(line.get("tags")),
     )
 
 

@@ -17,6 +17,7 @@ from uuid import UUID
 from ..errors import InvalidArgument
 from ..serialization import encode_json
 from ..streams import check_name
+from ..tags import check_tags
 
 __all__ = [
     "BadLine",
@@ -25,6 +26,7 @@ __all__ = [
     "check_schema_version",
     "check_storable",
     "check_stream_id",
+    "check_tag_list",
     "check_type",
     "derived_id",
     "time_text",
@@ -59,6 +61,7 @@ class ImportLine(NamedTuple):
         correlation_id: the request it belongs to.
         causation_id: the event that caused it; a UUID as `event_id`.
         raw: the line itself, for the rejects file.
+        tags: each once, in order.
     """
 
     number: int
@@ -72,6 +75,7 @@ class ImportLine(NamedTuple):
     correlation_id: str | None
     causation_id: str | None
     raw: str
+    tags: tuple[str, ...] = ()
 
 
 class BadLine(NamedTuple):
@@ -101,6 +105,19 @@ def check_type(value: object) -> str:
 def check_correlation_id(value: object) -> str | None:
     """Return a correlation id, or refuse it as `check_name` does."""
     return None if value is None else check_name(value, "a correlation id")
+
+
+def check_tag_list(value: object) -> tuple[str, ...]:
+    """Return the tags that a JSON array says; none for None.
+
+    Raises:
+        InvalidArgument: no array, or one of something that can be no tag.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise InvalidArgument(f'tags must be a JSON array of texts, got {value!r:.60}; write ["course:1"]')
+    return check_tags(value, "tags")
 
 
 @lru_cache(NAMES_REMEMBERED)

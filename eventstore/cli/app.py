@@ -11,9 +11,11 @@ from .console import no_traceback
 from .doctor import doctor
 from .exports import export
 from .imports import import_
+from .requests import prune_requests
 from .schema import migrate
 from .server import embedded
 from .streams import append, history, read
+from .tags import tags
 from .tail import tail
 
 __all__ = ["app", "run"]
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(migrate, name="migrate")
 app.add_typer(embedded, name="embedded")
+app.add_typer(tags, name="tags")
 app.command("doctor")(doctor)
 app.command("append")(append)
 app.command("read")(read)
@@ -35,6 +38,7 @@ app.command("history")(history)
 app.command("tail")(tail)
 app.command("import")(import_)
 app.command("export")(export)
+app.command("prune-requests")(prune_requests)
 
 
 def _print_version(wanted: bool) -> None:

@@ -102,8 +102,8 @@ def address(url: str) -> str:
 
 
 def open_store(url: str, schema: str = DEFAULT_SCHEMA, **options: Any) -> EventStore:  # options of EventStore
-    """Return a store for a command; it takes every event type as it is stored."""
-    return EventStore(address(url), schema=schema, events=[], application_name="eventstore-cli", **options)
+    """Return a store for a command; it takes every event type as it is stored, unless told otherwise."""
+    return EventStore(address(url), **{"schema": schema, "events": [], "application_name": "eventstore-cli", **options})
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -220,19 +220,25 @@ def event_document(recorded: Recorded[Any]) -> dict[str, object]:
         "recorded_at": recorded.recorded_at,
         "data": recorded.data,
         "metadata": recorded.metadata,
+        "tags": recorded.tags,
     }
 
 
 def print_events(title: str, events: Iterable[Recorded[Any]], *, stream: bool = True) -> None:
-    """Print events as a table; without the stream's column where the title names it."""
-    columns = ("position", *(("stream",) if stream else ()), "version", "type", "occurred at (UTC)", "data")
-    print_table(title, columns, (row if stream else row[:1] + row[2:] for row in _event_rows(events)))
+    """Print events as a table; without the stream's column where the title names it, with one for tags where there are any."""
+    columns = ["position", "stream", "version", "type", "occurred at (UTC)", "tags", "data"]
+    rows = list(_event_rows(events))
+    shown = [
+        n for n, name in enumerate(columns) if (stream or name != "stream") and (name != "tags" or any(r[n] for r in rows))
+    ]
+    print_table(title, [columns[n] for n in shown], ([row[n] for n in shown] for row in rows))
 
 
 def _event_rows(events: Iterable[Recorded[Any]]) -> Iterator[tuple[object, ...]]:
     for recorded in events:
         when = recorded.occurred_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        yield recorded.position, recorded.stream_id, recorded.version, recorded.type, when, _short(recorded.data)
+        tags = ", ".join(recorded.tags)
+        yield recorded.position, recorded.stream_id, recorded.version, recorded.type, when, tags, _short(recorded.data)
 
 
 def _short(data: object) -> str:

@@ -66,6 +66,13 @@ def import_(
         list[str] | None, typer.Option(help="CSV: a column that becomes data; may be given again; default: all")
     ] = None,
     data_json: Annotated[str, typer.Option(help="CSV: the column that holds the data as JSON, in place of --data")] = "",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="CSV: a tag, a template like 'course:{column}'; may be given again; none where the column is empty"
+        ),
+    ] = None,
+    tags_json: Annotated[str, typer.Option(help="CSV: the column that holds tags as a JSON array of texts")] = "",
     delimiter: Annotated[str, typer.Option(help="CSV: what separates columns")] = ",",
     timezone: Annotated[str, typer.Option(help="CSV: the zone of times without an offset, like Europe/Amsterdam")] = "",
     source: Annotated[
@@ -87,7 +94,23 @@ def import_(
             mapping = EXPORTED
         elif format_ == "csv" or (not format_ and (type_ or not stream)):
             mapping = csv_mapping(
-                file, stream, type_, occurred_at, event_id, correlation_id, data, delimiter, timezone, data_json
+                file,
+                stream,
+                type_,
+                occurred_at,
+                event_id,
+                correlation_id,
+                data,
+                delimiter,
+                timezone,
+                data_json,
+                tag,
+                tags_json,
+            )
+        if (tag or tags_json) and (mapping is None or mapping is EXPORTED):
+            raise InvalidArgument(
+                "--tag and --tags-json are for CSV with --stream and --type; JSON lines, CloudEvents and exports say their tags "
+                "themselves"
             )
         if on_error not in ("stop", "skip"):
             raise InvalidArgument(f"--on-error takes stop or skip, got {on_error!r}")
@@ -114,6 +137,8 @@ def csv_mapping(
     delimiter: str = ",",
     timezone: str = "",
     data_json: str = "",
+    tag: list[str] | None = None,
+    tags_json: str = "",
 ) -> CsvMapping | None:
     """Return the mapping that the options say; None for JSON lines.
 
@@ -136,7 +161,19 @@ def csv_mapping(
     if len(delimiter) != 1:
         raise InvalidArgument(f"--delimiter takes one character, got {delimiter!r}")
     columns = tuple(data or ())
-    return CsvMapping(stream, type_, occurred_at, event_id, correlation_id, columns, delimiter, zone, data_json)
+    return CsvMapping(
+        stream,
+        type_,
+        occurred_at,
+        event_id,
+        correlation_id,
+        columns,
+        delimiter,
+        zone,
+        data_json,
+        tags=tuple(tag or ()),
+        tags_json=tags_json,
+    )
 
 
 def lines_of(

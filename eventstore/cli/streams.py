@@ -54,6 +54,8 @@ def append(
     expect: Annotated[str, typer.Option(help="a version, any, exists or no-stream")] = "any",
     metadata: Annotated[str, typer.Option(help="what goes beside it, as a JSON object")] = "{}",
     occurred_at: Annotated[str, typer.Option(help="when it was true, ISO 8601")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="a tag, like course:1; may be given again")] = None,
+    request_id: Annotated[str, typer.Option(help="a name for this append: the same again gives the first result")] = "",
     url: UrlOption = "",
     schema: SchemaOption = "eventstore",
     as_json: JsonOption = False,
@@ -65,15 +67,23 @@ def append(
             UnknownEvent(type_, _document(data, "the data")),
             metadata=_document(metadata, "the metadata"),
             occurred_at=parse_time(occurred_at) if occurred_at else None,
+            tags=tag or (),
         )
         async with open_store(url, schema) as store:
-            done = await store.append(stream, event, expect=_expectation(expect))
+            done = await store.append(stream, event, expect=_expectation(expect), request_id=request_id or None)
         if as_json:
             print_json(
-                {"stream_id": stream, "version": done.version, "position": done.position, "event_id": done.event_ids[0]}
+                {
+                    "stream_id": stream,
+                    "version": done.version,
+                    "position": done.position,
+                    "event_id": done.event_ids[0],
+                    "deduplicated": done.deduplicated,
+                }
             )
         else:
-            typer.echo(f"appended to {stream}: version {done.version}, position {done.position}")
+            how = "was there already:" if done.deduplicated else "appended to"
+            typer.echo(f"{how} {stream}: version {done.version}, position {done.position}")
 
     run(work())
 
@@ -90,13 +100,14 @@ def read(
     backwards: Annotated[bool, typer.Option("--backwards", help="newest first; of a stream")] = False,
     type_: Annotated[list[str] | None, typer.Option("--type", help="only this type; may be given again; of the log")] = None,
     category: Annotated[list[str] | None, typer.Option(help="only streams of this category; may be given again")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="only events with this tag; given again: with all of them")] = None,
     url: UrlOption = "",
     schema: SchemaOption = "eventstore",
     as_json: JsonOption = False,
 ) -> None:
     """Print events of a stream, or of the whole log up to its settled end."""
-    if stream is not None and (type_ or category):
-        raise InvalidArgument("--type and --category are for the whole log; leave the stream out")
+    if stream is not None and (type_ or category or tag):
+        raise InvalidArgument("--type, --category and --tag are for the whole log; leave the stream out")
     if stream is None and (before is not None or backwards):
         raise InvalidArgument("--before and --backwards are for a stream; name one")
 
@@ -105,7 +116,9 @@ def read(
             if stream is not None:
                 await _show(store.read_stream(stream, after=after, before=before, limit=limit, backwards=backwards), as_json)
                 return
-            reader = store.read_all(after=after, limit=limit, types=type_ or None, categories=category or None)
+            reader = store.read_all(
+                after=after, limit=limit, types=type_ or None, categories=category or None, tags=tag or None
+            )
             await _show(aiter(reader), as_json)
             if reader.settled is False:
                 say("note: the log goes on behind a transaction that is still open; what follows it is not shown yet")

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypedDict
 
 import typer
 from rich.text import Text
@@ -59,6 +59,7 @@ def tail(
             "in the database"
         ),
     ] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="only events with this tag; given again: with all of them")] = None,
     last: Annotated[
         int | None,
         typer.Option(min=0, help=f"begin with so many events, found in the last {FARTHEST:,} positions; default: {LAST}"),
@@ -74,7 +75,7 @@ def tail(
     async def work() -> None:
         if last is not None and after is not None:
             raise InvalidArgument("--last and --after both say where to begin: give one")
-        wanted = _Wanted(type_, category, stream)
+        wanted = _Wanted(type_, category, stream, tag)
         show = _show_json if as_json else _show_coloured if output.is_terminal else _show_plain
         async with open_store(url, schema) as store:
             begin = after
@@ -83,12 +84,12 @@ def tail(
                 for recorded in found:
                     show(recorded)
             if follow:
-                async with store.subscribe(after=begin, types=wanted.types, categories=wanted.categories) as live:
+                async with store.subscribe(after=begin, **wanted.of_the_log) as live:
                     async for recorded in live:
                         if wanted.matches(recorded):
                             show(recorded)
             elif after is not None:
-                reader = store.read_all(after=begin, types=wanted.types, categories=wanted.categories)
+                reader = store.read_all(after=begin, **wanted.of_the_log)
                 async for recorded in reader:
                     if wanted.matches(recorded):
                         show(recorded)
@@ -98,19 +99,32 @@ def tail(
     run(work())
 
 
+class _OfTheLog(TypedDict):
+    """What the database is asked for."""
+
+    types: Sequence[str] | None
+    categories: Sequence[str] | None
+    tags: Sequence[str] | None
+
+
 class _Wanted:
-    """Which events are shown: types and categories by the database, streams here.
+    """Which events are shown: types, categories and tags by the database, streams here.
 
     Where every stream that is named has its category spelled out, the database leaves other categories out.
     """
 
-    def __init__(self, types: Sequence[str] | None, categories: Sequence[str] | None, streams: Sequence[str] | None) -> None:
-        self.types = types or None
-        self.categories = categories or None
+    def __init__(
+        self,
+        types: Sequence[str] | None,
+        categories: Sequence[str] | None,
+        streams: Sequence[str] | None,
+        tags: Sequence[str] | None,
+    ) -> None:
         self._streams = streams or ()
         heads = {category_of(pattern) for pattern in self._streams}
-        if heads and not self.categories and not any(_GLOB.search(head) for head in heads):
-            self.categories = sorted(heads)
+        if heads and not categories and not any(_GLOB.search(head) for head in heads):
+            categories = sorted(heads)
+        self.of_the_log = _OfTheLog(types=types or None, categories=categories or None, tags=tags or None)
 
     def matches(self, recorded: Recorded[Any]) -> bool:
         """Whether an event that the database let through is shown."""
@@ -127,7 +141,7 @@ async def _last(store: EventStore, wanted: _Wanted, count: int) -> tuple[int, Se
     while True:
         begin = max(0, end - reach)
         found: deque[Recorded[Any]] = deque(maxlen=count)
-        async for recorded in store.read_all(after=begin, types=wanted.types, categories=wanted.categories):
+        async for recorded in store.read_all(after=begin, **wanted.of_the_log):
             if wanted.matches(recorded):
                 found.append(recorded)
         if len(found) == count or begin == 0 or reach >= FARTHEST:
@@ -148,7 +162,7 @@ def _show_plain(recorded: Recorded[Any]) -> None:
 
 def _show_coloured(recorded: Recorded[Any]) -> None:
     """For people: as wide as the terminal; each category and each type in a colour of its own, the same every day."""
-    position, when, stream, type_, data = _words(recorded)
+    position, when, stream, type_, *tags, data = _words(recorded)
     text = Text.assemble(
         (position, "dim"),
         "  ",
@@ -158,15 +172,18 @@ def _show_coloured(recorded: Recorded[Any]) -> None:
         "  ",
         (type_, f"bold {_colour(recorded.type)}"),
         "  ",
+        *[part for tag in tags for part in ((tag, "dim"), "  ")],
         data,
     )
     output.print(text, no_wrap=True, overflow="ellipsis", crop=True)
 
 
-def _words(recorded: Recorded[Any]) -> tuple[str, str, str, str, str]:
+def _words(recorded: Recorded[Any]) -> Sequence[str]:
+    """Position, time, stream, type, the tags in brackets where there are any, and the data."""
     when = recorded.occurred_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     stream = f"{recorded.stream_id}@{recorded.version}"
-    return f"{recorded.position:>8}", when, stream, recorded.type, recorded.data.document.translate(_CONTROL)
+    tags = (f"[{', '.join(recorded.tags)}]",) if recorded.tags else ()
+    return f"{recorded.position:>8}", when, stream, recorded.type, *tags, recorded.data.document.translate(_CONTROL)
 
 
 def _colour(name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Final
 
 from .. import embedded
 from .._drivers import urls
-from .._drivers.asyncpg import READER_SETTINGS, AsyncpgConnection, AsyncpgDriver
+from .._drivers.asyncpg import AsyncpgConnection, AsyncpgDriver
+from .._drivers.budget import READER_SETTINGS
 from ..store import EventStore
 from . import activity, connecting, log, packages, rights, sequence, server, settings
 from .examination import Check, Examination
@@ -104,7 +105,7 @@ async def _address(store: EventStore) -> AsyncIterator[str]:
 
 
 def _examination(store: EventStore, dsn: str, listen_url: str) -> Examination:
-    driver = AsyncpgDriver(store._pool or dsn, store.schema, store._budget, f"{store._name} doctor")
+    driver = AsyncpgDriver(store._pool or dsn, store.schema, store._budget, f"{store._name} doctor", store._cache_size)
     listen_dsn = urls.to_libpq(listen_url) if listen_url else store._listen_dsn
 
     async def connect() -> AsyncpgConnection:
@@ -123,4 +124,5 @@ def _examination(store: EventStore, dsn: str, listen_url: str) -> Examination:
         connect_to_listen,
         listen_url=bool(listen_dsn),
         from_pool=store._pool is not None,
+        has_settings=driver.has_settings,
     )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from .._drivers.asyncpg import AsyncpgConnection
+from .._drivers.budget import SETTINGS_SEEN, check_settings_seen
 from .._operations.statement import Statement
 from ..errors import EventStoreError
 from .examination import Check, Examination, sql
@@ -29,9 +30,8 @@ LOOKS: Final = 3
 ANSWER_SECONDS: Final = 5.0
 
 _CURE: Final = (
-    "give the store the server's own address; or an asyncpg pool on the pooler's: "
-    "EventStore(await asyncpg.create_pool(url, statement_cache_size=0, min_size=5)), with "
-    "EventStore(..., wake_ups=WakeUps(listen_url='the direct address'))"
+    "EventStore(url, statement_cache_size=0, wake_ups=WakeUps(listen_url='the direct address')), in commands "
+    "--url 'postgresql://...?statement_cache_size=0'; or the server's own address"
 )
 _DIRECT: Final = (
     "eventstore doctor --listen-url 'the direct address'; then EventStore(..., wake_ups=WakeUps(listen_url='the direct "
@@ -39,7 +39,7 @@ _DIRECT: Final = (
 )
 
 
-def judge_pooler(told: int, served: Sequence[int], refused: str, *, from_pool: bool) -> Finding:
+def judge_pooler(told: int, served: Sequence[int], refused: str, *, from_pool: bool, has_settings: bool = True) -> Finding:
     """Say whether a pooler stands in between.
 
     Args:
@@ -47,6 +47,7 @@ def judge_pooler(told: int, served: Sequence[int], refused: str, *, from_pool: b
         served: the processes that answered its statements.
         refused: why a connection as the store makes it could not be used; empty: it could.
         from_pool: whether the connections come from the user's own asyncpg pool.
+        has_settings: whether the store asks for settings of its sessions: not with statement_cache_size=0.
     """
     pooled = any(pid != told for pid in served)
     several = len(set(served)) > 1
@@ -57,7 +58,7 @@ def judge_pooler(told: int, served: Sequence[int], refused: str, *, from_pool: b
     )
     if refused and ("startup parameter" in refused or pooled):
         found = f"a pooler such as PgBouncer stands in between, and the store cannot be opened through it: {refused}"
-        return Finding("pooler", Level.ERROR, found, "the server's own address", _CURE)
+        return Finding("pooler", Level.ERROR, found, "statement_cache_size=0, or the server's own address", _CURE)
     if refused:
         found = f"a connection as the store makes it fails: {refused}"
         return Finding("pooler", Level.ERROR, found, "a connection with the store's settings", _CURE)
@@ -66,8 +67,10 @@ def judge_pooler(told: int, served: Sequence[int], refused: str, *, from_pool: b
     found = f"a pooler such as PgBouncer stands in between: {mode}"
     if from_pool:
         return Finding("pooler", Level.NOTE, found, "statement_cache_size=0 in the asyncpg pool", _CURE)
+    if not has_settings:
+        return Finding("pooler", Level.OK, f"{found}; the store keeps nothing in a session (statement_cache_size=0)")
     found += "; the settings that the store pins (READ COMMITTED, time-outs) may be lost"
-    return Finding("pooler", Level.WARNING, found, "the server's own address", _CURE)
+    return Finding("pooler", Level.WARNING, found, "statement_cache_size=0, or the server's own address", _CURE)
 
 
 async def pooler(examination: Examination) -> Sequence[Finding]:
@@ -79,13 +82,16 @@ async def pooler(examination: Examination) -> Sequence[Finding]:
             connection = await connect()
             try:
                 told = connection.pid
+                if connect is examination.connect_as_store and examination.has_settings:
+                    check_settings_seen((await connection.fetch(Statement(SETTINGS_SEEN)))[0][0])
                 served = [(await connection.fetch(Statement(_BACKEND)))[0][0] for _ in range(LOOKS)]
             finally:
                 await connection.close()
             break
         except EventStoreError as error:
             refused = refused or str(error)
-    return [judge_pooler(told, served, refused, from_pool=examination.from_pool)]
+    settings = examination.has_settings or examination.from_pool
+    return [judge_pooler(told, served, refused, from_pool=examination.from_pool, has_settings=settings)]
 
 
 async def listen(examination: Examination) -> Sequence[Finding]:
@@ -94,6 +100,9 @@ async def listen(examination: Examination) -> Sequence[Finding]:
         return [
             Finding("listen", Level.NOTE, "a standby takes no LISTEN: followers poll", "a primary to listen to", _DIRECT)
         ]
+    if not (examination.has_settings or examination.from_pool or examination.listen_url):
+        found = "statement_cache_size=0 without listen_url: the store does not listen, followers of others' appends poll (0.25 s)"
+        return [Finding("listen", Level.WARNING, found, "a session of one's own, not a pooler's", _DIRECT)]
     listener = await examination.connect_to_listen()
     try:
         sender = await examination.connect()

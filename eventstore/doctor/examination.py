@@ -51,6 +51,8 @@ class Examination:
         connect_to_listen: opens one where a store would listen.
         listen_url: whether that is another address.
         from_pool: whether connections come from the user's own asyncpg pool.
+        has_settings: whether the store's connections carry the settings of ours: not out of a pool, nor with
+            statement_cache_size=0.
         role, database: who looks, and where.
         version, version_text: the server's, as a number (150004) and in words.
         standby: whether the server is one.
@@ -65,6 +67,7 @@ class Examination:
     connect_to_listen: Connect
     listen_url: bool = False
     from_pool: bool = False
+    has_settings: bool = True
     role: str = ""
     database: str = ""
     version: int = 0

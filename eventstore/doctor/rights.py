@@ -32,12 +32,26 @@ class Need:
         return f"grant {what.lower()} on {where} to {quoted(role)};"
 
 
+_READABLE: Final = (
+    "events",
+    "event_tags",
+    "requests",
+    "safe_mark",
+    "time_marks",
+    "alembic_version",
+    "events_position_seq",
+    "event_tags_seq_seq",
+)
 READ: Final = (
     Need("USAGE", ""),
-    *(Need("SELECT", name) for name in ("events", "safe_mark", "time_marks", "alembic_version", "events_position_seq")),
+    *(Need("SELECT", name) for name in _READABLE),
 )
 PUBLISH: Final = (Need("INSERT", "time_marks"), Need("UPDATE", "safe_mark", "position"))
-KINDS: Final[Mapping[str, tuple[Need, ...]]] = {"read": READ, "append": (*READ, Need("INSERT", "events"), *PUBLISH)}
+APPEND: Final = (
+    *(Need("INSERT", name) for name in ("events", "event_tags", "requests")),
+    Need("DELETE", "requests"),
+)
+KINDS: Final[Mapping[str, tuple[Need, ...]]] = {"read": READ, "append": (*READ, *APPEND, *PUBLISH)}
 
 
 async def _lacking(examination: Examination, wanted: Sequence[tuple[str, Need]]) -> dict[str, list[Need] | None]:

@@ -1,10 +1,11 @@
-"""The sequence of positions: the settled mark rests on how it is set (docs/ordering.md)."""
+"""The sequences: the settled mark and decisions over tags rest on how they are set (docs/ordering.md, docs/boundaries.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+from .._operations.statement import Row
 from .examination import Check, Examination, sql
 from .findings import Finding, Level
 
@@ -20,54 +21,101 @@ NEARLY_FULL: Final = 0.9
 NAME: Final = "sequence"
 
 
+class Identity(NamedTuple):
+    """A column that a sequence fills.
+
+    Attributes:
+        table, column: where.
+        cached: what goes wrong if sessions keep ranges of it.
+        skipping, falling: what goes wrong if it grows by more than one, or falls.
+    """
+
+    table: str
+    column: str
+    cached: str
+    skipping: str
+    falling: str
+
+    @property
+    def sequence(self) -> str:
+        """The name of its sequence."""
+        return f"{self.table}_{self.column}_seq"
+
+
+POSITIONS: Final = Identity(
+    "events",
+    "position",
+    "sessions give out positions long after they drew them, and readers skip events",
+    "every second position is a hole that readers stop at",
+    "positions do not grow",
+)
+TAGS: Final = Identity(
+    "event_tags",
+    "seq",
+    "sessions give out numbers long after they drew them, and decisions overlook events",
+    "numbers are wasted",
+    "numbers do not grow, and decisions overlook events",
+)
+
+
 async def sequence(examination: Examination) -> Sequence[Finding]:
-    """CACHE 1, increment 1, no cycle, the identity of events.position, not behind the log, room left."""
-    at = f'"{examination.schema}".events_position_seq'
-    rows = await examination.rows(_SEQUENCE)
-    if not rows:
-        cure = f'alter table "{examination.schema}".events alter position add generated always as identity (cache 1);'
-        cure += f" select setval('{at}', greatest((select max(position) from \"{examination.schema}\".events), 1));"
-        return [Finding(NAME, Level.ERROR, f"the sequence {at} is missing: nothing can be appended", "the identity", cure)]
-    bad = list(_set_up(at, examination.schema, *rows[0]))
-    highest, given = (await examination.rows(_POSITIONS))[0]
-    if given < highest:
-        found = f"{at} stands at {given}, behind the log's {highest}: a restore left it behind, appends are refused"
-        cure = f"select setval('{at}', (select max(position) from \"{examination.schema}\".events)); -- with all writers stopped"
-        bad.append(Finding(NAME, Level.ERROR, found, f"at least {highest}", cure))
-    largest = rows[0][3]
-    if given > largest * NEARLY_FULL:
-        found = f"{at} stands at {given} of {largest}"
-        cure = f"alter sequence {at} maxvalue {_LARGEST};"
-        bad.append(Finding(NAME, Level.WARNING, found, "room to grow", cure if largest < _LARGEST else "begin another log"))
+    """CACHE 1, increment 1, no cycle, the identities of events.position and event_tags.seq; not behind the log, room left."""
+    at = f'"{examination.schema}".{POSITIONS.sequence}'
+    bad, rows = await _bad_settings(examination, POSITIONS)
+    if rows:
+        highest, given = (await examination.rows(_POSITIONS))[0]
+        if given < highest:
+            found = f"{at} stands at {given}, behind the log's {highest}: a restore left it behind, appends are refused"
+            cure = f"select setval('{at}', (select max(position) from \"{examination.schema}\".events)); "
+            bad.append(Finding(NAME, Level.ERROR, found, f"at least {highest}", cure + "-- with all writers stopped"))
+        largest = rows[0][3]
+        if given > largest * NEARLY_FULL:
+            found = f"{at} stands at {given} of {largest}"
+            cure = f"alter sequence {at} maxvalue {_LARGEST};"
+            bad.append(
+                Finding(NAME, Level.WARNING, found, "room to grow", cure if largest < _LARGEST else "begin another log")
+            )
+    bad += (await _bad_settings(examination, TAGS))[0]
     return bad or [Finding(NAME, Level.OK, f"{at} gives out positions one by one, {given} so far")]
 
 
+async def _bad_settings(examination: Examination, of: Identity) -> tuple[list[Finding], Sequence[Row]]:
+    at = f'"{examination.schema}".{of.sequence}'
+    rows = await examination.rows(_SEQUENCE, of.table, of.column)
+    if rows:
+        return list(_set_up(at, examination.schema, of, *rows[0])), rows
+    cure = f'alter table "{examination.schema}".{of.table} alter {of.column} add generated always as identity (cache 1); '
+    cure += _setval(at, examination.schema, of)
+    return [Finding(NAME, Level.ERROR, f"the sequence {at} is missing: nothing can be appended", "the identity", cure)], rows
+
+
+def _setval(at: str, schema: str, of: Identity) -> str:
+    return f"select setval('{at}', greatest((select max({of.column}) from \"{schema}\".{of.table}), 1));"
+
+
 def _set_up(
-    at: str, schema: str, cache: int, increment: int, cycle: bool, _largest: int, identity: str
+    at: str, schema: str, of: Identity, cache: int, increment: int, cycle: bool, _largest: int, identity: str
 ) -> Iterator[Finding]:
     def error(found: str, expected: str, cure: str, level: Level = Level.ERROR) -> Finding:
         return Finding(NAME, level, f"{at} {found}", expected, cure)
 
     if cache != 1:
-        found = f"has CACHE {cache}: sessions give out positions long after they drew them, and readers skip events"
+        found = f"has CACHE {cache}: {of.cached}"
         yield error(found, "CACHE 1", f"alter sequence {at} cache 1; -- then end every session that has appended")
     if increment != 1:
-        found = f"has INCREMENT {increment}: " + (
-            "positions do not grow" if increment < 0 else "every second position is a hole that readers stop at"
-        )
+        found = f"has INCREMENT {increment}: {of.falling if increment < 0 else of.skipping}"
         yield error(found, "INCREMENT 1", f"alter sequence {at} increment 1;")
     if cycle:
         yield error("has CYCLE: it would begin again", "NO CYCLE", f"alter sequence {at} no cycle;")
-    table = f'alter table "{schema}".events alter position'
+    table = f'alter table "{schema}".{of.table} alter {of.column}'
     if identity in ("none", ""):
         # a sequence of that name that is not the column's: the identity cannot be made while the name is taken
-        cure = (
-            f"alter sequence {at} rename to events_position_seq_stray; {table} add generated always as identity (cache 1);"
+        cure = f"alter sequence {at} rename to {of.sequence}_stray; {table} add generated always as identity (cache 1); "
+        yield error(
+            f"is not the identity of {of.table}.{of.column}", "the column's own sequence", cure + _setval(at, schema, of)
         )
-        cure += f" select setval('{at}', greatest((select max(position) from \"{schema}\".events), 1));"
-        yield error("is not the identity of events.position", "the column's own sequence", cure)
     elif identity == "d":
-        found = "is the identity BY DEFAULT: an INSERT may choose its position, behind the readers' backs"
+        found = "is the identity BY DEFAULT: an INSERT may choose its number, behind the readers' backs"
         yield error(found, "GENERATED ALWAYS", f"{table} set generated always;", Level.WARNING)
 
 

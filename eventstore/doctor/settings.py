@@ -74,10 +74,10 @@ async def settings(examination: Examination) -> Sequence[Finding]:
     isolation = _Rule(
         "default_transaction_isolation",
         lambda value: value == "read committed",
-        Level.WARNING if examination.from_pool else Level.NOTE,
+        Level.NOTE if examination.has_settings else Level.WARNING,
         "read committed",
-        "an asyncpg pool's connections take it, and appends in a transaction see stale versions (a store that was given an "
-        "address sets its own)",
+        "an asyncpg pool's connections take it, and appends in a transaction see stale versions; so do the statements outside of "
+        "transactions with statement_cache_size=0 (other stores that were given an address set their own)",
         "read committed",
         of_database=True,
     )

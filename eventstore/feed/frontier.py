@@ -107,6 +107,7 @@ class Frontier:
         channel: what to listen on.
         wake_ups: what wakes it, and whom it wakes.
         telemetry: who is told when readers are blocked.
+        closed: refuse everybody: the store is not open yet.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Frontier:
         *,
         wake_ups: WakeUps,
         telemetry: Telemetry | None,
+        closed: bool = False,
     ) -> None:
         self._connect = connect
         self._wake_ups = wake_ups
@@ -136,7 +138,7 @@ class Frontier:
         self._hint = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._trouble: EventStoreError | None = None
-        self._closed = False
+        self._closed = closed
         self._pause = marks.FIRST_PAUSE
         self._idle_pause = SHORTEST_PAUSE
         self._looked_at = self._ask_at = self._waited_at = float("-inf")
@@ -233,9 +235,12 @@ class Frontier:
 
         Never raises: an append that outlived `close` is committed all the same.
         """
-        if not self._closed:
-            self._publishing.due = True
-            self._sender.due |= self._wake_ups.notify
+        if self._closed:
+            return
+        known = self._publishing.due and (self._sender.due or not self._wake_ups.notify)
+        self._publishing.due = True
+        self._sender.due |= self._wake_ups.notify
+        if self._waiters or not known:  # else the task rests until it is time to tell others, and to publish
             self._call()
 
     def stands(self, generation: int) -> bool:
@@ -297,7 +302,7 @@ class Frontier:
 
     def _call(self) -> None:
         if self._closed:
-            raise StoreClosed("the store is closed")
+            raise StoreClosed("the store is not open: use `async with EventStore(...) as store`, or `await store.open()`")
         self._hint.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._live(), name="eventstore-frontier")

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
+from .. import _details
 from .._drivers.asyncpg import AsyncpgDriver
 from .._failpoints import armed, hit, register
 from .._operations import marks, read
@@ -23,7 +24,7 @@ from .._operations.marks import Identity
 from .._operations.read import BatchSize, Filter
 from .._operations.statement import Row
 from ..errors import InvalidArgument, LogReplaced, LogRewound, Transient
-from ..events import Recorded
+from ..events import DETAILS, POSITION, Recorded
 from ..serialization import Registry
 from .frontier import Frontier
 from .rounds import Reached
@@ -35,6 +36,9 @@ _log = logging.getLogger("eventstore.feed")
 
 READING: Final = register("feed.before_read", "events are decided; they have not been read")
 DELIVERING: Final = register("feed.after_read", "events are read and decoded; whoever follows has not been given them")
+
+FOLLOWED: Final = 2000
+"""Most events of a subscription's batch: for a projection it is a transaction, and a commit costs more than a cold cache."""
 
 RETRY_SECONDS: Final = (0.05, 2.0)
 """First and longest pause before a subscription reads again after its connection failed; jittered."""
@@ -151,6 +155,7 @@ class LogReader(Generic[E]):
                     left -= len(rows)
                     if left <= 0:
                         return
+                del rows  # before the next ones come: memory that is still in the processor's cache is used again
 
     async def _rows(self) -> AsyncGenerator[Sequence[Row], None]:
         """First what is decided already, then up to a fresh mark: history does not wait for the log's end."""
@@ -163,6 +168,7 @@ class LogReader(Generic[E]):
                 while cursor < upto:
                     rows, cursor = await ahead.rows(cursor, upto, more=self._limit is None)
                     yield rows
+                    del rows  # as above
                 if complete is not None:
                     self.settled = complete
                     return
@@ -243,7 +249,7 @@ class Subscription(Generic[E]):
             raise InvalidArgument("use `async with store.subscribe(...) as live:` around the loop")
         if self._last is not None and self._last[0] > self._delivered:  # a loop was left in the middle of a batch
             self._last = await self._source.driver.run("read", read.newest_upto(self._delivered))
-        ahead = _Ahead(self._source, BatchSize())
+        ahead = _Ahead(self._source, BatchSize(most=FOLLOWED))
         try:
             async for batch in self._read_on(ahead, idle_seconds):
                 yield batch
@@ -276,7 +282,7 @@ class Subscription(Generic[E]):
                 continue
             pause = RETRY_SECONDS[0]
             if rows:
-                self._last = (rows[-1][read.POSITION], UUID(bytes=rows[-1][read.EVENT_ID]))
+                self._last = (rows[-1][POSITION], _details.event_id(rows[-1][DETAILS]))
             cursor = upto
             if armed:
                 await hit(DELIVERING)

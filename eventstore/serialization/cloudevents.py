@@ -4,11 +4,12 @@ Our event is a CloudEvent so: ``id`` the event id, ``type`` the type, ``subject`
 ``data`` the data. What has no attribute in the specification goes into extension attributes (lower case letters and
 digits, at most 20): ``position`` and ``streamversion`` as text, since integers of CloudEvents have 32 bits;
 ``schemaversion``; ``recordedtime``; ``correlationid``; ``causationid``; of the metadata ``traceparent`` and ``actor``
-where they are plain text, and all other metadata as a JSON text in ``eventmeta``. Nothing is lost on the way and back.
+where they are plain text, and all other metadata as a JSON text in ``eventmeta``; the tags as a JSON array in text,
+``eventtags``, since attributes are simple values. Nothing is lost on the way and back.
 
 A CloudEvent of another system has neither ``position`` nor ``streamversion``. Its source, its id where that is no UUID,
-its content type where that is not JSON, and every extension besides ``correlationid`` and ``traceparent`` are kept in the
-metadata under ``cloudevent``. An id that is no UUID becomes one (version 5) of source and id, the pair that identifies a
+its content type where that is not JSON, and every extension besides ``correlationid``, ``traceparent`` and ``eventtags`` are
+kept in the metadata under ``cloudevent``. An id that is no UUID becomes one (version 5) of source and id, the pair that identifies a
 CloudEvent. ``data_base64`` becomes the document ``{"data_base64": "..."}``; a missing ``data`` becomes null.
 
 Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and .../formats/json-format.md
@@ -27,6 +28,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import InvalidArgument
 from ..events import Recorded, UnknownEvent
+from ..tags import check_tags
 
 __all__ = ["SOURCE", "ParsedCloudEvent", "attributes_of", "parse_cloudevent", "to_cloudevent"]
 
@@ -42,7 +44,7 @@ _PLAIN: Final = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _OF_METADATA: Final = ("traceparent", "actor")
 _CORE: Final = {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"}
 _OURS: Final = {"position", "streamversion", "recordedtime", "schemaversion", "causationid", "actor", "eventmeta"}
-_SHARED: Final = {"correlationid", "traceparent"}
+_SHARED: Final = {"correlationid", "traceparent", "eventtags"}
 _JSON: Final = re.compile(r"[^;]*[/+]json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -54,6 +56,7 @@ class ParsedCloudEvent(NamedTuple):
         subject: the stream, where it says one.
         attributes: every attribute that is text, for a template of the stream.
         type, schema_version, time, correlation_id, causation_id, metadata: as their names say.
+        tags: checked.
     """
 
     event_id: UUID
@@ -65,6 +68,7 @@ class ParsedCloudEvent(NamedTuple):
     correlation_id: object
     causation_id: object
     metadata: Mapping[str, Any]  # any JSON
+    tags: tuple[str, ...] = ()
 
 
 def attributes_of(recorded: Recorded[Any], source: str = SOURCE) -> dict[str, str | int]:
@@ -94,6 +98,7 @@ def attributes_of(recorded: Recorded[Any], source: str = SOURCE) -> dict[str, st
         if isinstance(value := metadata.get(name), str) and _PLAIN.fullmatch(value):
             found[name] = metadata.pop(name)
     found["eventmeta"] = json.dumps(metadata) if metadata else None
+    found["eventtags"] = json.dumps(tags) if (tags := recorded.tags) else None
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -142,6 +147,7 @@ def parse_cloudevent(document: Mapping[str, Any]) -> ParsedCloudEvent:  # parsed
         document.get("correlationid"),
         document.get("causationid") if ours else None,
         _own_metadata(document) if ours else _foreign_metadata(document),
+        _tags(document["eventtags"]) if "eventtags" in document else (),
     )
 
 
@@ -150,6 +156,16 @@ def _event_id(document: Mapping[str, Any]) -> UUID:
         return UUID(document["id"])
     except ValueError:
         return uuid5(NAMESPACE, f"{document['source']}\x1f{document['id']}")
+
+
+def _tags(text: object) -> tuple[str, ...]:
+    try:
+        tags = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        tags = None
+    if not isinstance(tags, list):
+        raise InvalidArgument(f"eventtags must be a JSON array of texts as text, got {text!r:.60}")
+    return check_tags(tags, "eventtags")
 
 
 def _own_metadata(document: Mapping[str, Any]) -> dict[str, Any]:

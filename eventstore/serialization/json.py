@@ -30,6 +30,7 @@ from pydantic_core import PydanticSerializationError
 
 from ..errors import InvalidEvent
 from ..streams import check_name
+from ..tags import tagger_of
 
 __all__ = [
     "EXACT_JSON",
@@ -94,6 +95,7 @@ class Codec:
 
     Attributes:
         type: what it is for.
+        tagger: gives the tags that the class declares; None: it declares none.
         decode: returns the event that a document holds, or raises pydantic's ValidationError. Reading calls it for
             every event, so it is the validator itself.
 
@@ -104,6 +106,7 @@ class Codec:
     def __init__(self, type_: EventType, *, verify_always: bool) -> None:
         type_.check()
         self.type = type_
+        self._name, self._schema_version = type_.name, type_.schema_version
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(type_.cls)  # the class is the user's
             adapter.rebuild(raise_errors=True)
@@ -117,6 +120,7 @@ class Codec:
         aliases = any(_ALIASES & node.keys() for node, _ in _walk(adapter.core_schema, keeps_nan=False, seen=set()))
         # Names are what is written, aliases what older code may have written. Saying so costs a tenth of decoding.
         self.decode: Callable[[str], Any] = partial(validate, by_alias=True, by_name=True) if aliases else validate
+        self.tagger = tagger_of(type_.cls)
         self._verify_always = verify_always
         self._verified = False
         self._hides_nan = _check_schema(type_, adapter.core_schema)
@@ -131,10 +135,11 @@ class Codec:
             raw = self._to_json(event, round_trip=True, by_alias=False, warnings="error")
         except (PydanticSerializationError, ValueError, RecursionError) as error:
             raise InvalidEvent(f"event {self.type.name!r} cannot be written as JSON: {error}") from error
-        _refuse_unstorable(raw, self.type.name)
-        if self._verify_always or not self._verified or (self._hides_nan and b"null" in raw):
+        if b"\\u0000" in raw or b"NaN" in raw or b"Infinity" in raw:
+            _refuse_unstorable(raw, self.type.name)
+        if not self._verified or self._verify_always or (self._hides_nan and b"null" in raw):
             self._verify(event, raw)
-        return EncodedEvent(self.type.name, self.type.schema_version, raw.decode())
+        return EncodedEvent(self._name, self._schema_version, raw.decode())
 
     def _verify(self, event: object, raw: bytes) -> None:
         try:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
+import pydantic_core
+
 from ..errors import InvalidArgument
-from .json import EXACT_JSON, exact_float, no_constant, parse_exact_json
+from .json import EXACT_JSON, parse_exact_json
 
 __all__ = ["Member", "flat_object", "member_of", "members_of"]
 
@@ -20,7 +23,10 @@ _BEHIND: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _OPEN: Final = re.compile(r"\{[ \t\n\r]*")
 _SPACES: Final = str.maketrans("\t\n\r", "   ")
 
-_PLAIN: Final = json.JSONDecoder(parse_float=exact_float, parse_constant=no_constant)
+_PLAIN: Final = frozenset({str, int, bool, NoneType})
+"""Values that come back as they are written, whatever parser reads them."""
+
+_parse: Final = pydantic_core.from_json
 
 
 class Member(NamedTuple):
@@ -74,18 +80,21 @@ def member_of(text: str) -> Member:
 def flat_object(text: str, key: str) -> tuple[dict[str, Any], str] | None:
     """Return the object that `text` is, and the text of its member `key`; None: take it apart by `members_of`.
 
-    Answers only for what is surely right, at a quarter of the price: `key` holds an object, there is no other brace and no
-    backslash (so that the text between the inner braces is that object), and as many names as keys (so that none stands
-    twice).
+    Answers only for what is surely right, at an eighth of the price: `key` holds an object of plain values, there is no
+    other brace and no backslash (so that the text between the inner braces is that object), and as many names as keys (so
+    that none stands twice).
     """
-    if text.count("{") != 2 or text.count("}") != 2 or "\\" in text or '" :' in text:
+    begin = text.find("{", 1)
+    end = text.find("}") + 1
+    if text.find("{", begin + 1) > 0 or text.find("}", end) != len(text) - 1 or "\\" in text or '" :' in text:
         return None
     try:
-        outer, length = _PLAIN.raw_decode(text)
+        outer = _parse(text, allow_inf_nan=False)
         inner = outer[key]
-        names = len(outer) + len(inner)
+        if type(inner) is not dict or not _PLAIN.issuperset(map(type, inner.values())):
+            return None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if type(inner) is not dict or length != len(text) or text.count('":') != names or "\t" in text or "\r" in text:
+    if text.count('":') != len(outer) + len(inner) or "\t" in text or "\r" in text or "\n" in text:
         return None
-    return None if "\n" in text else (outer, text[text.index("{", 1) : text.index("}") + 1])
+    return outer, text[begin:end]

@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import pydantic_core
 from pydantic import ValidationError
 
-from ..errors import AmbiguousEventType, EventCorrupt, Invalid, UnknownEventType
+from ..errors import AmbiguousEventType, EventCorrupt, Invalid, InvalidEvent, UnknownEventType
 from ..events import Event, UnknownEvent, count_definitions, seen_event_classes
 from ..streams import check_name
+from ..tags import Tagger
 from .json import Codec, EncodedEvent, EventType, encode_json
 
 __all__ = ["Registry", "Unknown"]
@@ -62,6 +64,22 @@ class Registry:
         if isinstance(event, UnknownEvent):
             return _encode_unknown(event)
         return self._codec_of(type(event)).encode(event)
+
+    def encoder(self, cls: type) -> Callable[[Any], EncodedEvent]:
+        """Return what encodes events of a class, for many of them. It raises as `encode`."""
+        codec = self._ready.get(cls)
+        return self.encode if codec is None else codec.encode
+
+    def tagger(self, cls: type) -> Tagger | None:
+        """Return what gives the tags that a class declares; None: it declares none, or is not registered."""
+        codec = self._ready.get(cls) or self._by_class.get(cls)
+        return None if codec is None else codec.tagger
+
+    def tagged_types(self) -> list[str]:
+        """Return the names of the types whose class declares tags, and of those that are refused when they are used."""
+        self._look_again()
+        codecs = self._by_class.values()
+        return sorted({one.type.name for one in codecs if one.tagger is not None or isinstance(one, _Refused)})
 
     def decode(self, stream_id: str, version: int, position: int, name: str, schema_version: int, document: str) -> Any:
         """Return the typed event of a stored row.
@@ -172,6 +190,7 @@ class _Refused(Codec):
     def __init__(self, type_: EventType, error: Invalid) -> None:
         self.type = type_
         self._error = error
+        self.tagger = None
         self.decode = self._refuse
 
     def encode(self, event: object) -> EncodedEvent:
@@ -184,5 +203,12 @@ class _Refused(Codec):
 
 def _encode_unknown(event: UnknownEvent) -> EncodedEvent:
     check_name(event.type, "an event type")
-    document = encode_json(event.data, f"event {event.type!r}") if event.document is None else event.document
+    if event.document is None:
+        document = encode_json(event.data, f"event {event.type!r}")
+    else:
+        document = event.document
+        try:
+            pydantic_core.from_json(document, allow_inf_nan=False)
+        except (ValueError, TypeError) as error:
+            raise InvalidEvent(f"the document of event {event.type!r} is not JSON: {error}") from None
     return EncodedEvent(event.type, event.schema_version, document)

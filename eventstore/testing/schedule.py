@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from .._drivers.asyncpg import AsyncpgConnection, AsyncpgDriver, Budget
-from .._operations.statement import Operation, Pause, Statement
+from .._drivers.asyncpg import AsyncpgConnection, AsyncpgDriver
+from .._drivers.budget import Budget
+from .._operations.statement import Operation, Pause, Savepoint, Statement
 
 __all__ = ["Schedule", "Session", "Step", "Stepper"]
 
@@ -173,7 +174,7 @@ class Stepper(Generic[T]):
 
     _connection: AsyncpgConnection
     _operation: Operation[T]
-    pending: Statement | Pause | None = field(init=False)
+    pending: Statement | Savepoint | Pause | None = field(init=False)
     result: T | None = None
 
     def __post_init__(self) -> None:
@@ -183,6 +184,7 @@ class Stepper(Generic[T]):
     async def step(self) -> bool:
         """Serve one request (a pause takes no time); return whether the operation has ended."""
         assert self.pending is not None, "the operation has ended"
+        assert not isinstance(self.pending, Savepoint), "steps are for operations without savepoints"
         rows = await self._connection.fetch(self.pending) if isinstance(self.pending, Statement) else ()
         try:
             self.pending = self._operation.send(rows)

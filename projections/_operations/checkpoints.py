@@ -10,7 +10,8 @@ epoch first, in its own transaction: a stale owner's batch finds another epoch a
 twice, whatever clocks, pauses and networks do.
 
 **Progress.** A stopped owner may hold the row lock inside an open batch. The taker terminates that backend (its pid and
-start time stand in the lease); where it may not, or may not see them, the server ends the idle transaction after 20 s.
+start time stand in the lease); where it may not, may not see them, or they are not known for a pooler, the server ends the
+idle transaction after 20 s.
 
 **What if it dies here.** Before the takeover commits: nothing has happened. After: the next batch is the taker's. Between
 a batch and its commit: the server rolls back effect and checkpoint together.
@@ -98,19 +99,26 @@ class FollowerStatus:
     alive: bool
 
 
-def acquire(follower: str, shard: int, owner: UUID) -> _Operation[Held | None]:
+def acquire(follower: str, shard: int, owner: UUID, pid: int) -> _Operation[Held | None]:
     """Take a follower if nobody alive has it; None otherwise. Run it on the batches' connection, outside of a transaction.
 
     Where somebody alive has it, this is one look-up and writes nothing: waiting costs no more. Each statement commits by
     itself, so that a process which is stopped here holds nothing that others need: a transaction would be held open for as
     long as the process is stopped, if that happens between the messages of one statement, where no time-out counts.
+
+    Args:
+        follower: what to take.
+        shard: which of its shards.
+        owner: the daemon.
+        pid: the process that the connection was told to be served by. Where another one answers, a pooler lies between: the
+            lease names nobody then, since whoever takes over would terminate a session that serves others.
     """
     rows = yield Statement(_READ_LEASE, (follower, shard))
     if rows and rows[0][0] != owner and rows[0][1]:
         return None
     yield Statement(_BEGIN_CHECKPOINT, (follower, shard))
-    yield Statement(_BEGIN_LEASE, (follower, shard, owner))
-    rows = yield Statement(_TAKE_LEASE, (follower, shard, owner))
+    yield Statement(_BEGIN_LEASE, (follower, shard, owner, pid))
+    rows = yield Statement(_TAKE_LEASE, (follower, shard, owner, pid))
     return Held(*rows[0]) if rows else None
 
 

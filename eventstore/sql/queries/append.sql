@@ -1,6 +1,9 @@
--- Append a group; see schema/06_append_v1.sql. JSON travels as text, so that no codec of a foreign connection matters.
--- Index: events_pkey, backwards, one look-up a stream in append_v1.
-select head, actual, last_position
-from "eventstore".append_v1(
-    $1::text[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::text[], $7::smallint[], $8::uuid[], $9::text[],
-    $10::uuid[], $11::timestamptz[], $12::text[]::jsonb[], $13::text[]::jsonb[])
+-- Append a group, on any connection; see schema/11_append_v2.sql. The connection may be somebody else's, and so are its codecs:
+-- all parameters travel as text[], the one array that asyncpg knows by itself. It asks the server about no type, and meets
+-- no codec that was set for text, uuid, timestamptz, bytea or jsonb (tests/test_join.py). $16: waiting and patience.
+-- Index: events_pkey, backwards, one look-up a stream; requests_pkey, in append_v2.
+select versions, positions, known_streams, known_firsts, known_lasts, known_positions
+from "eventstore".append_v2(
+    $1::text[], $2::text[], $3::text[]::bigint[], $4::text[]::int[], $5::text[]::int[], $6::text[], $7::text[]::uuid[],
+    $8::text[], $9::text[], $10::text[]::smallint[], $11::text[], $12::text[]::uuid[], $13::text[]::timestamptz[],
+    $14::text[], $15::text[]::bytea[], (($16::text[])[1])::boolean, ($16::text[])[2])

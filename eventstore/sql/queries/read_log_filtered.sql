@@ -1,10 +1,16 @@
 -- A batch of the log, filtered. $1 after (exclusive), $2 up to (inclusive: a settled position, since a filtered read
 -- cannot see holes), $3 limit, $4 types or null, $5 categories or null.
 -- Index: events_position_key; rows that do not match are read and dropped.
--- Usual values come as null, ids and times in their binary form: most readers look at few of them.
-select position, stream_id, version, type, uuid_send(event_id), timestamptz_send(recorded_at), data::text,
-       nullif(tenant_id, ''), nullif(schema_version, 1::smallint), correlation_id, causation_id, timestamptz_send(occurred_at),
-       nullif(metadata, '{}')::text
+-- Most readers look at few columns: the others come packed (eventstore/_details.py), the usual schema version as null.
+-- Text travels as varchar: the connection may be the user's, with a codec of his for text.
+select position, stream_id::varchar, version, type::varchar, nullif(schema_version, 1::smallint), data::text::varchar,
+       case when occurred_at is null and correlation_id is null and causation_id is null and metadata = '{}' and tenant_id = ''
+                 and tags is null
+            then uuid_send(event_id) || timestamptz_send(recorded_at)
+            else uuid_send(event_id) || timestamptz_send(recorded_at)
+                 || record_send(row(
+                     occurred_at, convert_to(metadata::text, 'UTF8'), convert_to(correlation_id, 'UTF8'), causation_id,
+                     convert_to(tenant_id, 'UTF8'), convert_to(array_to_string(tags, e'\x01'), 'UTF8'))) end
 from "eventstore".events
 where position > $1 and position <= $2
   and ($4::text[] is null or type = any($4))

@@ -1,6 +1,6 @@
 -- Least privilege: group roles without login, named after the schema, which an administrator grants to users.
 --   eventstore_read     reads everything
---   eventstore_append   appends (INSERT, never UPDATE or DELETE), reads, publishes marks
+--   eventstore_append   appends (INSERT, never UPDATE or DELETE of events), reads, publishes marks, prunes requests
 -- Roles belong to the whole cluster: a migration by a user who may not create them leaves them out and says so; run this
 -- file again as one who may. Dropping the schema leaves the roles: other databases may use them.
 -- Concurrent migrations of two databases may both create a role: one of them finds it there.
@@ -24,7 +24,8 @@ begin
         execute format('grant select on all tables in schema "eventstore" to %I', role);
         execute format('grant select on all sequences in schema "eventstore" to %I', role);
         if role = prefix || '_append' then
-            execute format('grant insert on "eventstore".events, "eventstore".time_marks to %I', role);
+            execute format('grant insert on "eventstore".events, "eventstore".event_tags, "eventstore".time_marks to %I', role);
+            execute format('grant insert, delete on "eventstore".requests to %I', role);
             execute format('grant update (position) on "eventstore".safe_mark to %I', role);
         end if;
     end loop;

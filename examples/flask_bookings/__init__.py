@@ -1,0 +1,1 @@
+"""Bookings of rooms over HTTP, without an event loop: Flask, SQLAlchemy and psycopg, under servers that fork."""
