@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import document, machine, page
 from .core import Contest, Gauge, Scale, run_contests, run_gauges
+from .series import Series, run_series
 from .server import Server
 from .topics import chosen, names
 
@@ -24,7 +25,9 @@ def options(arguments):
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; the figures mean nothing")
     parser.add_argument("--events", type=int, default=0, help="of the memory gauge; default 500,000")
-    parser.add_argument("--full", action="store_true", help="memory over 10 million events: minutes, and 6 GiB of disk")
+    parser.add_argument(
+        "--full", action="store_true", help="memory over 10 million events, growth to 20 million: up to 25 GiB of disk"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, help="a folder for benchmarks.md, .json and .png")
     where.add_argument("--write", action="store_true", help="write them into docs/, keeping there what is not measured now")
@@ -37,17 +40,17 @@ def options(arguments):
 
 
 async def measure(server, wanted, rounds):
-    """Contests first: a gauge may start the server again with another setting."""
+    """Gauges last: one may start the server again with another setting."""
     about = await machine.describe(server)
-    contests = [one for one in wanted if isinstance(one, Contest)]
-    gauges = [one for one in wanted if isinstance(one, Gauge)]
-    return about, await run_contests(server, contests, rounds) + await run_gauges(server, gauges, rounds)
+    contests, series, gauges = ([one for one in wanted if isinstance(one, kind)] for kind in (Contest, Series, Gauge))
+    found = await run_contests(server, contests, rounds) + await run_series(server, series, rounds)
+    return about, found + await run_gauges(server, gauges, rounds)
 
 
 def main():
     """Do what the command line says."""
     given = options(sys.argv[1:])
-    scale = Scale(given.quick, given.events or (FULL_EVENTS if given.full else 0))
+    scale = Scale(given.quick, given.events or (FULL_EVENTS if given.full else 0), given.full)
     try:
         wanted = chosen(given.topics, scale)
     except KeyError as error:

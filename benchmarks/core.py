@@ -23,10 +23,12 @@ class Scale:
     Attributes:
         quick: tiny sizes, to see that it works; the figures mean nothing.
         events: of the memory gauge; 0: its default.
+        full: logs of up to 20 million rows.
     """
 
     quick: bool = False
     events: int = 0
+    full: bool = False
 
     def pick(self, normal, quick):
         """The size to use."""
@@ -54,12 +56,12 @@ class Contestant:
 
     Attributes:
         name: in the tables.
-        run: does work of a size on an arena, and says what it took.
+        run: does work of a size on an arena, and says what it took; None where the contest measures all at once.
         missing: says why it cannot take part; empty text: it can.
     """
 
     name: str
-    run: Callable[[Arena, float], Awaitable[Sample]]
+    run: Callable[[Arena, float], Awaitable[Sample]] | None
     missing: Callable[[], str] = str
 
 
@@ -77,6 +79,7 @@ class Contest:
         prepare: makes what the work of a size needs, once a round for all contestants; not measured.
         goals: to be reached.
         unit: of its rates.
+        at_once: measures all contestants, instead of each one's `run`: where a small difference counts (`calling.in_slices`).
     """
 
     topic: str
@@ -88,6 +91,7 @@ class Contest:
     prepare: Callable[[Arena, float], Awaitable[None]] | None = None
     goals: tuple[Goal, ...] = ()
     unit: str = "events/s"
+    at_once: Callable[[Arena, float], Awaitable[dict[str, Sample]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +189,22 @@ async def _one_round(arena, found, number, label):
     for size, counts in ((contest.warmup, False), (contest.size, True)):
         if contest.prepare is not None:
             await contest.prepare(arena, size)
-        for contestant in in_turn(present, number):
-            await arena.settle()
-            sample = await contestant.run(arena, size)
+        async for name, sample in _samples(arena, contest, in_turn(present, number), size):
             if counts:
-                found.samples.setdefault(contestant.name, []).append(sample)
-                say(f"{label} {contest.key} {contestant.name}: {sample.rate:,.0f} {contest.unit}")
+                found.samples.setdefault(name, []).append(sample)
+                say(f"{label} {contest.key} {name}: {sample.rate:,.0f} {contest.unit}")
+
+
+async def _samples(arena, contest, contestants, size):
+    """Names and samples."""
+    if contest.at_once is not None:
+        await arena.settle()
+        for one in (await contest.at_once(arena, size)).items():
+            yield one
+        return
+    for contestant in contestants:
+        await arena.settle()
+        yield contestant.name, await contestant.run(arena, size)
 
 
 def _left_out(server, contest, contestant):

@@ -10,6 +10,7 @@ import statistics
 
 from .core import OURS, Contest, ratios, spread
 from .meter import PERCENTILES
+from .series import FoundSeries, label, shares
 
 SECRET = {"--url": "URL", "--out": "FOLDER"}
 """Options whose values stay out of what is written: addresses and folders are nobody's business."""
@@ -19,7 +20,7 @@ def of(found, about, command, rounds, notes):
     """The document of one run."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     run = {"command": command, "date": today, "rounds": rounds, "machine": about, "notes": list(notes)}
-    return {"runs": [run], "results": [_contest(one) if isinstance(one.of, Contest) else _gauge(one) for one in found]}
+    return {"runs": [run], "results": [_result(one) for one in found]}
 
 
 def merged(old, new, order):
@@ -61,6 +62,33 @@ def median_latency(rounds):
     """The medians over the rounds of each percentile; empty where calls were not timed."""
     timed = [one["latency_ms"] for one in rounds if one["latency_ms"]]
     return {name: statistics.median(one[name] for one in timed) for name in PERCENTILES} if timed else {}
+
+
+def _result(found):
+    if isinstance(found, FoundSeries):
+        return _series(found)
+    return _contest(found) if isinstance(found.of, Contest) else _gauge(found)
+
+
+def _series(found):
+    series = found.of
+    by_label = {label(rows): rows for rows in series.rows}
+    ratios = {name: shares(found, rows) for name, rows in by_label.items()}
+    smallest = label(series.rows[0])
+    goals = [_goal(goal, ratios[goal.what], at_least=True) for goal in series.goals]
+    return {
+        "kind": "series",
+        "run": 0,
+        "topic": series.topic,
+        "key": series.key,
+        "title": series.title,
+        "unit": series.unit,
+        "rows": by_label,
+        "logs": {name: [one.as_json() for one in found.samples[rows]] for name, rows in by_label.items()},
+        "written": {name: [round(value) for value in found.written[rows]] for name, rows in by_label.items()},
+        "ratios": {name: [round(value, 4) for value in values] for name, values in ratios.items()},
+        "goals": [goal | {"what": f"{smallest} rows, at {goal['what']}", "log": goal["what"]} for goal in goals],
+    }
 
 
 def _contest(found):

@@ -5,7 +5,6 @@ the log once and print [events, MiB resident] pairs. The address comes by standa
 """
 
 import asyncio
-import contextlib
 import json
 import resource
 import sys
@@ -14,26 +13,15 @@ from pathlib import Path
 from eventstore import EventStore
 from projections import Daemon
 
+from . import children
 from .sample import Seen, Totals
 
 LOOKS = 50
-PIPE_BYTES = 2**20
 
 
-@contextlib.asynccontextmanager
-async def child(mode, dsn, events=0):
-    """Run one; it is waited for, and must end well."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, mode, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=PIPE_BYTES
-    )
-    process.stdin.write(json.dumps({"dsn": dsn, "events": events}).encode() + b"\n")
-    await process.stdin.drain()
-    try:
-        yield process
-    finally:
-        process.stdin.close()
-        if await process.wait():
-            raise RuntimeError(f"the follower {mode!r} failed: see above")
+def child(mode, dsn, events=0):
+    """Run one."""
+    return children.child(__name__, {"dsn": dsn, "events": events}, mode)
 
 
 def resident_mib():

@@ -20,6 +20,7 @@ class Sample:
         client_seconds: CPU of this process and of its children that have ended.
         server_seconds: CPU of all of the server's processes; None where they cannot be seen.
         latency_ms: percentiles of single calls, where those were timed.
+        retries: a call, on the average: how often it was begun anew after a conflict; None where that cannot be.
     """
 
     count: int
@@ -27,6 +28,7 @@ class Sample:
     client_seconds: float
     server_seconds: float | None
     latency_ms: dict[str, float]
+    retries: float | None = None
 
     @property
     def rate(self):
@@ -39,7 +41,7 @@ class Sample:
 
     def as_json(self):
         """For the JSON file."""
-        return {
+        shown = {
             "count": self.count,
             "seconds": round(self.seconds, 4),
             "rate": round(self.rate, 1),
@@ -47,6 +49,7 @@ class Sample:
             "server_us": _rounded(self.cpu_us(self.server_seconds)),
             "latency_ms": {name: round(value, 3) for name, value in self.latency_ms.items()},
         }
+        return shown if self.retries is None else shown | {"retries": round(self.retries, 6)}
 
 
 class Meter:

@@ -10,7 +10,18 @@ from .topics import every
 
 BEGIN = "<!-- measured: begin (written by `make bench ARGS=--write`, not by hand) -->"
 END = "<!-- measured: end -->"
-GAUGE_TITLES = {"visible": "Commit to visible in the read model", "memory": "Memory of a follower"}
+GAUGE_TITLES = {
+    "hot": "Writers that share streams",
+    "boundary": "Decisions that share tags",
+    "visible": "Commit to visible in the read model",
+    "memory": "Memory of a follower",
+    "growth": "The logs that grow",
+}
+GOALS_PLOT, GROWTH_PLOT = "benchmarks.png", "growth.png"
+PLOTS = {
+    GOALS_PLOT: "What was reached, as a share of each goal",
+    GROWTH_PLOT: "Rates on growing logs, as shares of the rate on the smallest",
+}
 NOTHING = "\nNot yet measured.\n"
 
 
@@ -24,20 +35,21 @@ def console(made):
 
 
 def write(folder, made):
-    """Write benchmarks.json, benchmarks.png and, between its markers, benchmarks.md; keep there what is not measured now."""
+    """Write benchmarks.json, the plots and, between its markers, benchmarks.md; keep there what is not measured now."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "benchmarks.json"
     if file.exists():
         made = document.merged(json.loads(file.read_text()), made, [one.key for one in every(Scale())])
     file.write_text(json.dumps(made, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib"):
-        plot.draw(made, folder / "benchmarks.png")
+        plot.draw(made, folder / GOALS_PLOT)
+        plot.draw_growth(made, folder / GROWTH_PLOT)
     else:
         say("no plot: the package matplotlib is not installed (`make bench` installs it)")
-    has_plot = (folder / "benchmarks.png").exists()
+    plots = [(caption, name) for name, caption in PLOTS.items() if (folder / name).exists()]
     text = folder / "benchmarks.md"
     before = text.read_text() if text.exists() else f"# Benchmarks\n\n{BEGIN}{NOTHING}{END}\n"
-    text.write_text(between(before, markdown(made, with_plot=has_plot)))
+    text.write_text(between(before, markdown(made, plots)))
 
 
 def between(text, measured):
@@ -53,11 +65,11 @@ def between(text, measured):
     return f"{head}{BEGIN}\n{measured}\n{END}{tail}"
 
 
-def markdown(made, *, with_plot):
+def markdown(made, plots):
     """The generated part of the page."""
     parts = ["", *(f"{line}\n" for line in summary(made))]
-    if with_plot:
-        parts += ["![What was reached, as a share of each goal](benchmarks.png)", ""]
+    for caption, name in plots:
+        parts += [f"![{caption}]({name})", ""]
     for title, header, rows in tables(made):
         parts += [f"### {title}", "", _row(header), _row("---" for _ in header), *map(_row, rows), ""]
     return "\n".join([*parts, *runs(made)])
@@ -78,6 +90,7 @@ def summary(made):
 def tables(made):
     """(title, header, rows) of each table that has rows."""
     contests = [result for result in made["results"] if result["kind"] == "contest"]
+    series = [result for result in made["results"] if result["kind"] == "series"]
     gauges = [result for result in made["results"] if result["kind"] == "gauge"]
     found = (
         (
@@ -85,11 +98,33 @@ def tables(made):
             ["what", "ours", "against", "theirs", "unit", "ratio", "spread", "goal", ""],
             [row for one in contests for row in _ratios(one)],
         ),
+        (
+            "On growing logs",
+            [
+                "what",
+                "rows",
+                "rate",
+                "unit",
+                "ratio",
+                "spread",
+                "p50, ms",
+                "p99, ms",
+                "bytes written ahead an event",
+                "goal",
+                "",
+            ],
+            [row for one in series for row in _growth(one)],
+        ),
         *(_gauges(topic, [one for one in gauges if one["topic"] == topic]) for topic in GAUGE_TITLES),
         (
             "Latency of single calls, ms",
             ["what", "who", "p50", "p90", "p99", "max"],
             [row for one in contests for row in _latencies(one)],
+        ),
+        (
+            "Begun anew after a conflict, times a call",
+            ["what", "who", "times"],
+            [row for one in contests for row in _retries(one)],
         ),
         (
             "CPU, µs an event",
@@ -137,6 +172,25 @@ def _ratios(result):
         ]
 
 
+def _growth(result):
+    goals = {goal["log"]: goal for goal in result["goals"]}
+    for log, samples in result["logs"].items():
+        median, low, high = spread(result["ratios"][log])
+        latency, goal = document.median_latency(samples), goals.get(log)
+        yield [
+            result["title"],
+            log,
+            f"{statistics.median(one['rate'] for one in samples):,.0f}",
+            result["unit"],
+            f"{median:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            *(f"{latency[name]:.2f}" if latency else "" for name in ("p50", "p99")),
+            f"{statistics.median(result['written'][log]):,.0f}",
+            f"{goal['bound']:g}" if goal else "",
+            document.verdict(goal) if goal else "",
+        ]
+
+
 def _gauges(topic, results):
     """A table of one topic's gauges, which have the same values: a row each."""
     unit = results[0]["unit"] if results else ""
@@ -159,6 +213,13 @@ def _latencies(result):
         latency = document.median_latency(rounds)
         if latency:
             yield [result["title"], name, *(f"{value:.2f}" for value in latency.values())]
+
+
+def _retries(result):
+    for name, rounds in result["contestants"].items():
+        retries = [one["retries"] for one in rounds if "retries" in one]
+        if retries:
+            yield [result["title"], name, f"{statistics.median(retries):.4f}"]
 
 
 def _cpu(result):

@@ -1,18 +1,16 @@
-"""One picture: what was reached of each goal, with the spread of the rounds."""
+"""Two pictures: what was reached of each goal, and how rates change as the log grows; with the spread of the rounds."""
+
+from .core import spread
 
 DONE, MISSED, LATER = "#2f6f4f", "#b03a2e", "#9a9a9a"
-WIDTH_INCHES, ROW_INCHES, DPI = 9.0, 0.36, 110
+WIDTH_INCHES, ROW_INCHES, GROWTH_INCHES, DPI = 9.0, 0.36, 4.5, 110
 LONGEST = 2.5
 """Where the axis ends: what lies beyond is said by its figure."""
 
 
 def draw(made, file):
     """Draw the goals of a document into a PNG; nothing where there are none."""
-    import matplotlib  # noqa: PLC0415 - may not be installed
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
-
+    pyplot = _pyplot()
     rows = [(result, goal) for result in made["results"] for goal in result["goals"]]
     if not rows:
         return
@@ -44,9 +42,41 @@ def draw(made, file):
     axes.set_xlabel("share of the goal that was reached (dashed: the goal); lines: smallest to largest round", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, facecolor="white", metadata={"Software": None})
-    pyplot.close(figure)
+    _save(pyplot, figure, file)
+
+
+def draw_growth(made, file):
+    """Draw the series of a document into a PNG; nothing where there are none."""
+    series = [result for result in made["results"] if result["kind"] == "series"]
+    if not series:
+        return
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, GROWTH_INCHES), dpi=DPI)
+    for result in series:
+        points = [spread(result["ratios"][log]) for log in result["rows"]]
+        errors = [[m - low for m, low, _ in points], [high - m for m, _, high in points]]
+        axes.errorbar(
+            list(result["rows"].values()),
+            [m for m, _, _ in points],
+            yerr=errors,
+            marker="o",
+            capsize=3,
+            linewidth=1.4,
+            label=result["title"],
+        )
+    for bound in sorted({goal["bound"] for result in series for goal in result["goals"]}):
+        axes.axhline(bound, color="black", linewidth=1.0, linestyle=(0, (4, 3)))
+    rows = {count: log for result in series for log, count in result["rows"].items()}
+    axes.set_xscale("log")
+    axes.set_xticks(list(rows), list(rows.values()), minor=False)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("rows of the log", fontsize=8)
+    axes.set_ylabel("rate, as a share of that on the smallest log", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    _save(pyplot, figure, file)
 
 
 def shares(goal):
@@ -64,6 +94,21 @@ def label(result, goal):
     else:
         text = f"{goal['median']:.1f} {result['unit']}, goal at most {goal['bound']:g}"
     return text + (f" (due with {goal['due']})" if goal["due"] and not goal["met"] else "")
+
+
+def _pyplot():
+    import matplotlib  # noqa: PLC0415 - may not be installed
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the backend is chosen
+
+    return pyplot
+
+
+def _save(pyplot, figure, file):
+    figure.tight_layout()
+    figure.savefig(file, facecolor="white", metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def _colour(goal):

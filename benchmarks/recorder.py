@@ -1,4 +1,4 @@
-"""The PostgreSQL recorder of the package eventsourcing, which may not be installed."""
+"""The PostgreSQL recorders of the package eventsourcing, which may not be installed."""
 
 import importlib.util
 
@@ -25,17 +25,9 @@ class Recorder:
 
     def __init__(self, dsn, connections):
         from eventsourcing.persistence import StoredEvent  # noqa: PLC0415 - may not be installed
-        from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore  # noqa: PLC0415 - as above
+        from eventsourcing.postgres import PostgresApplicationRecorder  # noqa: PLC0415 - as above
 
-        address = conninfo_to_dict(dsn)
-        self._datastore = PostgresDatastore(
-            address["dbname"],
-            address.get("host", ""),
-            address.get("port", "5432"),
-            address.get("user", ""),
-            address.get("password", ""),
-            pool_size=connections,
-        )
+        self._datastore = _datastore(dsn, connections)
         self._recorder = PostgresApplicationRecorder(self._datastore)
         self._recorder.create_table()
         self._datastore.pool.wait()
@@ -48,3 +40,61 @@ class Recorder:
     def close(self):
         """Close its connections."""
         self._datastore.close()
+
+
+class TaggedRecorder:
+    """Its `PostgresDCBRecorderTT`, with its defaults: decisions over tags, as its documentation makes them.
+
+    A decision reads the events that match a query, and the head; it appends on condition that none of them has appeared behind
+    that head. The append locks the table, looks, inserts and sends a NOTIFY, in one statement.
+
+    Args:
+        dsn: of the database.
+        connections: in its pool, opened before anything is measured.
+    """
+
+    def __init__(self, dsn, connections):
+        from eventsourcing.dcb import api  # noqa: PLC0415 - may not be installed
+        from eventsourcing.dcb.postgres_tt import PostgresDCBRecorderTT  # noqa: PLC0415 - as above
+        from eventsourcing.persistence import IntegrityError  # noqa: PLC0415 - as above
+
+        self._api, self._conflict = api, IntegrityError
+        self._datastore = _datastore(dsn, connections)
+        self._recorder = PostgresDCBRecorderTT(self._datastore)
+        self._recorder.create_table()
+        self._datastore.pool.wait()
+
+    def decide(self, tags, decide):
+        """Read the events that have one of the tags; append what `decide` makes of their data; again after a conflict.
+
+        Args:
+            tags: of the query, joined by OR.
+            decide: is given the data of the events; returns type, data and tags of one event.
+        """
+        query = self._api.DCBQuery([self._api.DCBQueryItem(tags=[tag]) for tag in tags])
+        while True:
+            found = self._recorder.read(query)
+            event = self._api.DCBEvent(*decide([one.event.data for one in found]))
+            try:
+                self._recorder.append([event], self._api.DCBAppendCondition(query, after=found.head))
+            except self._conflict:
+                continue
+            return
+
+    def close(self):
+        """Close its connections."""
+        self._datastore.close()
+
+
+def _datastore(dsn, connections):
+    from eventsourcing.postgres import PostgresDatastore  # noqa: PLC0415 - may not be installed
+
+    address = conninfo_to_dict(dsn)
+    return PostgresDatastore(
+        address["dbname"],
+        address.get("host", ""),
+        address.get("port", "5432"),
+        address.get("user", ""),
+        address.get("password", ""),
+        pool_size=connections,
+    )

@@ -16,6 +16,9 @@ from eventstore._drivers import urls
 
 from .meter import Meter, parent_of
 
+FILLERS = 2
+"""Connections that fill a template: as many as the smallest machine has cores."""
+
 
 class Server:
     """A PostgreSQL server: a private one with fsync on, or the one at `url` (of a role that may create databases).
@@ -33,6 +36,7 @@ class Server:
         self.notes = []
         self._embedded = None
         self._template = ""
+        self._templates = []
 
     def __enter__(self):
         """Start the private server."""
@@ -44,8 +48,8 @@ class Server:
 
     def __exit__(self, *_):
         """Stop it and remove its data; leave nothing on another's."""
-        if self._template and not self.owned:
-            asyncio.run(self._drop(self._template))
+        if self._templates and not self.owned:
+            asyncio.run(self._drop_templates())
         if self._embedded is not None:
             self._embedded.stop()
         if self.folder is not None:
@@ -66,18 +70,35 @@ class Server:
             await connection.close()
 
     @contextlib.asynccontextmanager
-    async def arena(self):
-        """A fresh, migrated database."""
-        if not self._template:
-            self._template = await self._create("")
-            await asyncio.to_thread(schema.migrate, self._on(self._template))
-        name = await self._create(f"template {self._template}")
+    async def arena(self, template=""):
+        """A fresh, migrated database; or a clone of a template, file by file."""
+        name = await self._create(await self._like(template))
         bare = await connect(self._on(name))
         try:
             yield Arena(self, self._on(name), bare, await _postmaster(bare, name))
         finally:
             await bare.close()
             await self._drop(name)
+
+    async def template(self, fill, base=""):
+        """Keep a migrated database to clone, or a clone of another template, which `fill` has filled; its name.
+
+        `fill` is given connections to it.
+        """
+        name = await self._create(await self._like(base))
+        self._templates.append(name)
+        connections = [await connect(self._on(name)) for _ in range(FILLERS)]
+        try:
+            await fill(connections)
+        finally:
+            for connection in connections:
+                await connection.close()
+        return name
+
+    def too_small(self, needed):
+        """Why the private server's disk would not hold so many bytes; empty: it would, or nothing is known of another's."""
+        free = shutil.disk_usage(self.folder).free if self.folder else needed
+        return f"{needed / 2**30:.1f} GiB of disk are needed, {free / 2**30:.1f} are free" if free < needed else ""
 
     def note(self, text):
         """Remember, once, what the report must say."""
@@ -88,6 +109,15 @@ class Server:
         self._embedded = embedded.start(self.folder)
         self.dsn = self._embedded.dsn
 
+    async def _like(self, template):
+        if template:
+            return f"template {template} strategy file_copy"  # else every page would be written ahead
+        if not self._template:
+            self._template = await self._create("")
+            self._templates.append(self._template)
+            await asyncio.to_thread(schema.migrate, self._on(self._template))
+        return f"template {self._template}"
+
     async def _create(self, how):
         name = f"bench_{uuid.uuid4().hex[:12]}"
         await self.execute(f"create database {name} {how}")
@@ -95,6 +125,10 @@ class Server:
 
     async def _drop(self, name):
         await self.execute(f"drop database if exists {name} with (force)")
+
+    async def _drop_templates(self):
+        for name in self._templates:
+            await self._drop(name)
 
     def _on(self, name):
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{name}"))
@@ -107,12 +141,12 @@ class Arena:
         dsn: of the database.
         bare: a connection to it, for floors and preparations.
         server: where it is.
+        postmaster: process id of the server's first process; None where it cannot be seen.
     """
 
     def __init__(self, server, dsn, bare, postmaster):
         self.server, self.dsn, self.bare = server, dsn, bare
-        self._postmaster = postmaster
-        self._filled = 0
+        self.postmaster = postmaster
 
     async def settle(self):
         """Before each measurement: write out what earlier ones have left, on both sides."""
@@ -124,7 +158,7 @@ class Arena:
 
     def meter(self):
         """A meter that has begun."""
-        return Meter(self._postmaster)
+        return Meter(self.postmaster)
 
     def token(self):
         """Text that no other measurement has used, for stream ids."""

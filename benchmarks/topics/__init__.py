@@ -1,28 +1,46 @@
 """What can be asked for by name, in the order in which it is measured and shown."""
 
-from . import append, batch, importing, memory, projecting, reading, streams, visibility
+from . import (
+    append,
+    batch,
+    boundary,
+    growth,
+    hot,
+    importing,
+    joined,
+    memory,
+    processes,
+    projecting,
+    reading,
+    streams,
+    visibility,
+)
 
 CONTESTS = {
     "append": append.contests,
+    "processes": processes.contests,
+    "joined": joined.contests,
+    "boundary": boundary.contests,
     "batch": batch.contests,
     "import": importing.contests,
     "read": reading.contests,
     "stream": streams.contests,
     "project": projecting.contests,
 }
-GAUGES = {"visible": visibility.gauges, "memory": memory.gauges}
+GAUGES = {"hot": hot.gauges, "boundary": boundary.gauges, "visible": visibility.gauges, "memory": memory.gauges}
+SERIES = {"growth": growth.series}
 
 GROUPS = {"cpu": ("append", "batch", "read", "project")}
 """Every contest counts CPU on both sides; this name asks for those where the split matters most."""
 
 
 def every(scale):
-    """All contests and gauges."""
-    return [one for topics in (CONTESTS, GAUGES) for make in topics.values() for one in make(scale)]
+    """All contests, series and gauges."""
+    return [one for topics in (CONTESTS, SERIES, GAUGES) for make in topics.values() for one in make(scale)]
 
 
 def chosen(asked, scale):
-    """Contests and gauges that are meant by these topics, groups or keys; all for none.
+    """What is meant by these topics, groups or keys; all for none.
 
     Raises:
         KeyError: there is none of that name.
@@ -36,4 +54,4 @@ def chosen(asked, scale):
 
 def names(scale):
     """Everything that can be asked for."""
-    return list(dict.fromkeys([*CONTESTS, *GAUGES, *GROUPS, *(one.key for one in every(scale))]))
+    return list(dict.fromkeys([*CONTESTS, *SERIES, *GAUGES, *GROUPS, *(one.key for one in every(scale))]))

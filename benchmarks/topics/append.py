@@ -1,19 +1,16 @@
 """One event an append, from 1, 8, 32 and 256 callers at once.
 
 Every contestant commits each event in a transaction of its own, with the server's fsync. A caller appends ten events to a
-stream of its own, one after the other, then goes on with its next stream. Callers run for some time before the clock starts;
-counted are the calls that end while it runs.
+stream of its own, one after the other, then goes on with its next stream.
 """
 
 import asyncio
 import functools
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 from eventstore import EventStore
 
-from .. import pgbench, recorder
+from .. import calling, pgbench, recorder
 from ..core import OURS, Contest, Contestant, Goal
 from ..sample import event
 
@@ -21,16 +18,12 @@ CALLERS = (1, 8, 32, 256)
 MOST_CONNECTIONS = 32
 """What DESIGN compares with: pgbench and eventsourcing at 32, also for 256 callers."""
 
-LEAD_SECONDS = 0.3
 STREAM_LENGTH = 10
-
-GROUP_COMMIT = "group commit"
-"""Goals at many callers cannot be met before it is built; empty this then."""
 
 GOALS = {
     1: (Goal("asyncpg", 0.9),),
-    32: (Goal("eventsourcing", 20, GROUP_COMMIT), Goal("pgbench", 1.5, GROUP_COMMIT)),
-    256: (Goal("eventsourcing", 28, GROUP_COMMIT), Goal("pgbench", 2, GROUP_COMMIT)),
+    32: (Goal("eventsourcing", 20), Goal("pgbench", 1.5)),
+    256: (Goal("eventsourcing", 28), Goal("pgbench", 2)),
 }
 
 INSERT = """insert into eventstore.events (stream_id, version, type, event_id, data)
@@ -73,7 +66,7 @@ async def ours(arena, seconds, callers):
             stream_id = f"bench-{token}-{caller}-{n // STREAM_LENGTH}"
             await store.append(stream_id, event(n), expect=n % STREAM_LENGTH)
 
-        return await _tasks(arena, callers, seconds, append)
+        return await calling.measure(arena.meter, callers, seconds, append)
 
 
 async def bare(arena, seconds, callers):
@@ -91,7 +84,7 @@ async def bare(arena, seconds, callers):
             free.append(statement)
 
     try:
-        return await _tasks(arena, callers, seconds, append)
+        return await calling.measure(arena.meter, callers, seconds, append)
     finally:
         for connection in connections:
             await connection.close()
@@ -106,59 +99,13 @@ async def raw(arena, seconds, clients):
 async def eventsourcing(arena, seconds, threads):
     """The recorder that orders its log, called by as many threads as it has connections."""
     log = await asyncio.to_thread(recorder.Recorder, arena.dsn, threads)
-    calls, stopped = [], asyncio.Event()
+    streams = [None] * threads
 
-    def call():
-        n = 0
-        while not stopped.is_set():
-            if n % STREAM_LENGTH == 0:
-                stream_id = uuid.uuid4()
-            begun = time.perf_counter()
-            log.insert(stream_id, n % STREAM_LENGTH + 1, event(n).model_dump_json())
-            calls.append(time.perf_counter() - begun)
-            n += 1
+    def call(thread, n):
+        if n % STREAM_LENGTH == 0:
+            streams[thread] = uuid.uuid4()
+        log.insert(streams[thread], n % STREAM_LENGTH + 1, event(n).model_dump_json())
 
-    with ThreadPoolExecutor(threads) as pool:
-        tasks = [asyncio.wrap_future(pool.submit(call)) for _ in range(threads)]
-        sample = await _window(arena, seconds, tasks, calls, stopped)
+    sample = await calling.threads(arena.meter, threads, seconds, call)
     log.close()
     return sample
-
-
-async def _tasks(arena, callers, seconds, append):
-    """Let callers append, each one event after the other, until time is up."""
-    calls, stopped = [], asyncio.Event()
-
-    async def call(caller):
-        n = 0
-        while not stopped.is_set():
-            begun = time.perf_counter()
-            await append(caller, n)
-            calls.append(time.perf_counter() - begun)
-            n += 1
-
-    tasks = [asyncio.create_task(call(caller)) for caller in range(callers)]
-    return await _window(arena, seconds, tasks, calls, stopped)
-
-
-async def _window(arena, seconds, tasks, calls, stopped):
-    """Measure from the end of the lead on; `calls` grows by the latency of each call that has ended."""
-    try:
-        await _unless_one_fails(tasks, min(LEAD_SECONDS, seconds))
-        before, meter = len(calls), arena.meter()
-        await _unless_one_fails(tasks, seconds)
-        after = len(calls)
-        sample = meter.stop(after - before, calls[before:after])
-    finally:
-        stopped.set()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        task.result()
-    return sample
-
-
-async def _unless_one_fails(tasks, seconds):
-    """Wait; a caller that ends before it is told to has failed."""
-    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()

@@ -6,7 +6,6 @@ lies within 8 MiB of what it had after a tenth, as tests/test_memory.py has it.
 
 import functools
 import json
-import shutil
 
 from .. import follower
 from ..core import Gauge, Goal
@@ -42,7 +41,9 @@ def gauges(scale):
 
 async def measure(arena, events, mode):
     """Resident sets after a tenth, a half and all, the growth from the first to the last, and the same by a million."""
-    if _too_small(arena.server, events):
+    too_small = arena.server.too_small(events * EVENT_BYTES + SPARE_BYTES)
+    if too_small:
+        arena.server.note(f"memory: left out: for {events:,} events {too_small}")
         return {}
     await fill(arena.bare, events)
     async with follower.child(mode, arena.dsn, events) as process:
@@ -64,15 +65,3 @@ def _summary(points):
         "growth": max(0.0, at(1) - at(0.1)),
         "per million events": slope,
     }
-
-
-def _too_small(server, events):
-    """Whether the private server's disk would not hold it; nothing is known of another's."""
-    if server.folder is None:
-        return False
-    free, needed = shutil.disk_usage(server.folder).free, events * EVENT_BYTES + SPARE_BYTES
-    if free < needed:
-        server.note(
-            f"memory: left out: {events:,} events need {needed / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free"
-        )
-    return free < needed
