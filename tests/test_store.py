@@ -599,3 +599,71 @@ async def test_reading_holds_no_connection_between_batches(database):
         assert len(await collect(store.read_stream("a-1"))) == 500
         for reader in readers:
             await reader.aclose()
+
+
+async def _pid(store):
+    async with store._driver.acquire("read") as connection:
+        return connection.pid
+
+
+async def test_a_connection_stays_at_hand_for_who_comes_next(database, monkeypatch):
+    """The pool is asked only for the first; after a while it has it back, and closes it in time."""
+    monkeypatch.setattr(driver, "AT_HAND_SECONDS", 0.2)
+    async with EventStore(database) as store:
+        pool = store._driver._pools["read"]
+        pids = {await _pid(store) for _ in range(5)}
+        at_hand = pool.get_idle_size()
+        async with asyncio.timeout(5):
+            while not pool.get_idle_size():
+                await asyncio.sleep(0.05)
+
+        assert len(pids) == 1
+        assert at_hand == 0
+        assert await _pid(store) in pids
+
+
+async def test_who_waits_for_a_connection_gets_the_next_one(database):
+    """It is not kept at hand then: the pool knows who waits."""
+    async with EventStore(database, max_connections=5) as store, asyncio.timeout(5):
+        order = []
+
+        async def use(name, held):
+            async with store._driver.acquire("read"):
+                order.append(name)
+                await held.wait()
+
+        held = [asyncio.Event() for _ in range(4)]
+        tasks = [asyncio.create_task(use(n, event)) for n, event in enumerate(held)]
+        for event in held:
+            await asyncio.sleep(0.05)
+            event.set()
+        await asyncio.gather(*tasks)
+
+    assert order == [0, 1, 2, 3]
+
+
+async def test_a_connection_that_died_at_hand_is_not_used(store):
+    """Nor does it count against the pool for ever."""
+    for _ in range(5):
+        pid = await _pid(store)
+        async with store._driver.acquire("transaction") as connection:
+            await connection.raw.execute("select pg_terminate_backend($1)", pid)
+        await asyncio.sleep(0.05)  # until the loop has heard of it
+
+        assert await _pid(store) != pid
+
+
+async def test_a_connection_whose_statement_was_cancelled_is_cleaned_before_it_is_used(store):
+    """The pool does that; the next statement is not the one that the late cancellation hits."""
+
+    async def sleep():
+        async with store._driver.acquire("read") as connection:
+            await connection.raw.execute("select pg_sleep(5)")
+
+    for _ in range(20):
+        task = asyncio.create_task(sleep())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.stream_version("a-1") == 0
