@@ -14,6 +14,7 @@ is paid in one version of the library, not what two versions differ by.
 import asyncio
 import dataclasses
 import functools
+import uuid
 
 from eventstore import Boundary, EventStore, Query
 
@@ -29,6 +30,17 @@ GOALS = {1: 5, 8: 15}
 EVENTS_A_COURSE = 10
 BIG, SMALL = 1_000_000, 10
 PLAIN_CALLERS = 8
+
+READ = """select e.position, e.data::text
+          from (select distinct position from eventstore.event_tags where tenant_id = '' and tag = any($1::text[])) t,
+               lateral (select position, data from eventstore.events x where x.position = t.position offset 0) e
+          order by e.position"""
+APPEND = """with inserted as (
+                insert into eventstore.events (stream_id, version, type, event_id, data, tags)
+                values ($1, 1, 'Enrolled', $2, $3::text::jsonb, $4::text[]) returning position, type, tags)
+            insert into eventstore.event_tags (tag, position, type)
+            select t.tag, i.position, i.type from inserted i, unnest(i.tags) as t (tag) returning position"""
+
 ON_SMALL, WITHOUT = f"on a tag of {SMALL}", "one that does not"
 
 
@@ -42,6 +54,7 @@ def contests(scale):
             contestants=(
                 Contestant(OURS, functools.partial(ours, clients=clients)),
                 Contestant("eventsourcing", functools.partial(eventsourcing, threads=clients), recorder.missing),
+                Contestant("asyncpg, unguarded", functools.partial(unguarded, clients=clients)),
             ),
             size=scale.pick(4.0, 0.3),
             warmup=scale.pick(0.5, 0.1),
@@ -148,6 +161,30 @@ async def eventsourcing(arena, seconds, threads):
     sample = await calling.threads(arena.meter, threads, seconds, call)
     log.close()
     return dataclasses.replace(sample, retries=sum(begun) / sum(done) - 1)
+
+
+async def unguarded(arena, seconds, clients):
+    """The two statements and the commit that any decision over tags needs, and nothing that makes it hold: what is left for us.
+
+    Each client has a connection. No lock, no look behind what was read, no version but 1 of a new stream.
+    """
+    connections = [await arena.connect() for _ in range(clients)]
+    statements = [(await each.prepare(READ), await each.prepare(APPEND)) for each in connections]
+
+    async def call(client, _n):
+        read, append = statements[client]
+        course, student = anyone()
+        tags = tags_of(course, student)
+        if not all(enrolment.validate(data).course_id for _, data in await read.fetch(tags)):
+            raise RuntimeError("expected events of courses")
+        data = enrolled(course, student).model_dump_json()
+        await append.fetchval(str(uuid.uuid4()), uuid.uuid4(), data, tags)
+
+    try:
+        return await calling.measure(arena.meter, clients, seconds, call)
+    finally:
+        for connection in connections:
+            await connection.close()
 
 
 async def check(arena, seconds):
