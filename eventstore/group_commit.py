@@ -408,7 +408,11 @@ class _Lane:
 
     async def _run_on(self, connection: AsyncpgConnection, group: Sequence[_Unit]) -> list[Outcome]:
         ones = [unit.one for unit in group]
-        if not self._lanes.driver.has_settings or any(one.request_id is not None or one.tags for one in ones):
+        if not self._lanes.driver.has_settings or any(one.request_id is not None for one in ones):
+            return await connection.run(appends.append(ones, patience=PATIENCE))
+        if any(one.tags for one in ones):
+            if len(ones) == 1 and len(ones[0].tags) <= MOST_TAGS:
+                return [await connection.run(appends.append_tagged_one(ones[0]))]
             return await connection.run(appends.append(ones, patience=PATIENCE))
         if len(ones) == 1 and len(ones[0].rows) == 1:
             outcome = await connection.run(appends.append_one(ones[0]))

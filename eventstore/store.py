@@ -414,7 +414,7 @@ class EventStore:
             return await tx._append_together(ones)
 
     async def _read_boundary(self, items: tuple[Item, ...]) -> tuple[list[Recorded[Any]], Token]:
-        rows, token = await self._driver.run("read", boundary.read_boundary("", items))
+        rows, token = await self._driver.run("read", boundary.read_boundary("", items, own=self._driver.has_settings))
         return read.decode(self._registry, rows), token
 
     def _join(self, connection: TransactionConnection) -> Transaction:

@@ -24,6 +24,7 @@ TAGGERS = {**dict(re.findall(r"set_config\('(\w+)', '(\w+)', true\)", load_sql(F
 
 SOMEBODY = "00000000-0000-0000-0000-000000000001"
 
+BOUNDARY = "'', '{t:1,t:2,t:3}', array[e't:1\\x01t:2', 't:3'], array['T', null]"
 STREAM = ("varchar, varchar, bigint, bigint, int", "'', 'a-7', 0, 1000000, 100")
 FOLLOWER = ("text, int", "'f-7', 0")
 
@@ -45,6 +46,7 @@ READS = {
     "find_request": ("text, text", "'', 'r-7'"),
     "advance": ("bigint, int", "100, 1000"),
     "known_ids": ("text, text[]", "'', '{a-7,a-8}'"),
+    "read_boundary_own": ("varchar, text[], text[], text[]", BOUNDARY),
     "missing_tags": ("text[], text[], bigint[]", "'{\"\",\"\"}', '{t:7,t:8}', '{7,8}'"),
 }
 """Of the log, with the settings of readers: types of the parameters, and arguments."""
@@ -52,7 +54,16 @@ READS = {
 UNORDERED = {"known_ids"}
 """Reads that take all they find, in any order: a bitmap will do."""
 
-SORTING = {"append_group", "append", "append_tagged", "read_boundary", "note_tags", "add_tags"}
+SORTING = {
+    "append_group",
+    "append",
+    "append_tagged",
+    "append_tagged_one",
+    "read_boundary",
+    "read_boundary_own",
+    "note_tags",
+    "add_tags",
+}
 """Sort what they are given, or what they have found, never what is stored."""
 
 FOLLOWING = {
@@ -124,14 +135,22 @@ TAGS = {
 }
 
 REQUESTS = "array(select gen_random_uuid()::text from generate_series(1, 50))"
-LOGS = "array(select log from eventstore.boundary_v1('', '{t:1}', null), generate_series(1, 50))"
+LOGS = "array(select type::text from eventstore.boundary_v1('', '{t:1}', '{}', '{}'), generate_series(1, 50))"
 BEFORE = {name: text for name, text in ARRAYS.items() if name not in ("request_ids", "digests")}
 TAGGED = ", ".join({**BEFORE, **TAGS, "logs": LOGS, "request_ids": REQUESTS, "digests": ARRAYS["digests"]}.values())
+ONE_TAGGED = ", ".join(
+    (
+        *("''", "'a-7'", "-1", "'{T}'", "array[gen_random_uuid()]", "'{\"{}\"}'", *["null"] * 5, "'{u:7}'", "'{t:7,u:7}'"),
+        "(select type from eventstore.boundary_v1('', '{t:1}', '{}', '{}'))",
+        *("'{t:7}'", "'{1000000}'", "null", "null", "'{t:99}'"),
+    )
+)
 ALL = ", ".join({**ARRAYS, "request_ids": REQUESTS}.values())
 FUNCTIONS = {
     "append": f"append_v2({ALL}, true, '1s')",
     "append_tagged": f"append_tagged_v1({TAGGED}, false, '1s')",
-    "read_boundary": "boundary_v1('', array[e't:1\\x01t:2', 't:3'], array['T', null])",
+    "append_tagged_one": f"append_tagged_one_v1({ONE_TAGGED})",
+    "read_boundary": f"boundary_v1({BOUNDARY})",
     "as_of": "as_of_v1(now() - interval '1 hour')",
     "publish_mark": "publish_mark_v1(7, clock_timestamp(), true)",
 }
@@ -140,6 +159,11 @@ FUNCTIONS = {
 VARIABLES = {
     **ARRAYS,
     **TAGS,
+    "of_stream": "'a-7'",
+    "expected": "-1::bigint",
+    "of_log": "(select type::text from eventstore.boundary_v1('', '{t:1}', '{}', '{}'))",
+    "unlocked": "true",
+    "asked_tags": "('{t:1,t:2,t:3}'::text[])",
     "of_tenant": "''",
     "item_tags": "(array[e't:1\\x01t:2', 't:3'])",
     "item_types": "(array['T', null])",
@@ -156,6 +180,7 @@ VARIABLES = {
 INNER = {
     "append": "append_v2",
     "append_tagged": "append_tagged_v1",
+    "append_tagged_one": "append_tagged_one_v1",
     "read_boundary": "boundary_v1",
     "as_of": "as_of_v1",
     "publish_mark": "publish_mark_v1",

@@ -17,6 +17,8 @@ from decisions import QUIET, TYPES, Accepted, Moved, Race, query_of, violations
 from replicas import standby_of
 
 from eventstore import Boundary, BoundaryConflict, EventStore, NewEvent, Query, _binaries, embedded, errors, schema, sync
+from eventstore._operations.append import append, append_tagged_one
+from eventstore._operations.prepare import prepare
 
 pytestmark = pytest.mark.server
 
@@ -115,10 +117,40 @@ SCHEDULES = [a_plain_append_is_under_way, it_commits_while_the_decision_is_under
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-async def test_no_interleaving_gets_past_the_locks(database, schedule):
-    """Each of these catches one of the mutants below."""
-    async with EventStore(database, events=TYPES, wake_ups=QUIET) as store:
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_no_interleaving_gets_past_the_locks(database, schedule, pooled):
+    """Each of these catches one of the mutants below. On connections of our own, and on a user's, which run other statements."""
+    async with (
+        asyncpg.create_pool(database, ssl=False, max_size=8, min_size=0) as pool,
+        EventStore(pool if pooled else database, events=TYPES, wake_ups=QUIET) as store,
+    ):
         assert await schedule(store) == []
+
+
+async def test_one_append_takes_the_locks_that_a_group_takes(database, store):
+    """By either function: an append and a decision exclude each other, whichever sends them."""
+    one = prepare(store._registry, "a-1", [at("t:1"), at("t:2")], limits=store._limits)
+    decision = await Boundary(store).read(Query(tags=["t:3"]))
+    decided = prepare(store._registry, "a-2", at("t:4"), token=decision._token, limits=store._limits)
+    raw = await asyncpg.connect(database, ssl=False)
+    try:
+        for each in (one, decided):
+            held = []
+            for operation in (append_tagged_one(each), append([each])):
+                statement = next(operation)
+                async with contextlib.AsyncExitStack() as stack:
+                    transaction = raw.transaction()
+                    await transaction.start()
+                    stack.push_async_callback(transaction.rollback)
+                    await raw.fetch(statement.sql, *statement.args)
+                    held.append(
+                        await raw.fetch(
+                            "select classid, objid, mode from pg_locks where locktype = 'advisory' order by 1, 2, 3"
+                        )
+                    )
+            assert held[0] == held[1] != []
+    finally:
+        await raw.close()
 
 
 def without_locks_on_plain_appends(sql):
@@ -143,14 +175,37 @@ def with_the_check_before_the_locks(sql):
 def with_one_position_for_all(sql):
     """Nothing beyond the highest position that was seen of any tag."""
     sql = sql.replace("x.seq > coalesce(a.seen, 0)", "x.position > a.seen").replace("and a.seen > 0", "and false")
-    highest = 'array_agg((select coalesce(max(y.position), 0) from "eventstore".event_tags y))'
-    return sql.replace("array_agg(coalesce(l.seq, 0))", highest)
+    return sql.replace("coalesce(l.seq, 0)", '(select coalesce(max(y.position), 0) from "eventstore".event_tags y)')
+
+
+def with_the_check_of_a_lone_one_before_its_locks(sql):
+    """In the function for one append; it dawdles between the two, if it is a decision."""
+    if "hit as materialized (" not in sql:
+        return sql
+    begin = sql.index("hit as materialized (") + len("hit as materialized (")
+    check = sql[begin : sql.index("),\n    judged as")]
+    early = f"select i.position into conflict from ({check}) i; perform case when of_log is not null then pg_sleep(0.5) end;"
+    locks = "    select bool_and("
+    return sql.replace(check, "select conflict as position").replace(locks, f"{early}\n{locks}")
+
+
+async def another_process_appends_while_the_decision_is_under_way(store):
+    """Plainly, and commits."""
+    schedule = Schedule(store)
+    decided = await schedule.decide((("t:1",), None))
+    appending = asyncio.create_task(schedule.append(*decided, "b-1", at("t:1")))
+    await asyncio.sleep(0.2)
+    async with EventStore(store.dsn, events=TYPES, wake_ups=QUIET) as other:
+        await other.append("a-1", at("t:1"))
+    await appending
+    return await schedule.violations()
 
 
 MUTANTS = [
     (without_locks_on_plain_appends, a_plain_append_is_under_way),
     (with_the_check_before_the_locks, it_commits_while_the_decision_is_under_way),
     (with_one_position_for_all, a_later_position_is_visible_first),
+    (with_the_check_of_a_lone_one_before_its_locks, another_process_appends_while_the_decision_is_under_way),
 ]
 
 
@@ -159,7 +214,7 @@ async def mutate(url, change):
     raw = await asyncpg.connect(url, ssl=False)
     try:
         changed = 0
-        for name in ("append_tagged_v1", "boundary_v1"):
+        for name in ("append_tagged_v1", "append_tagged_one_v1", "boundary_v1"):
             text = await raw.fetchval("select pg_get_functiondef(('eventstore.' || $1)::regproc)", name)
             mutant = change(text)
             changed += mutant != text
@@ -171,9 +226,13 @@ async def mutate(url, change):
 
 @pytest.mark.parametrize(("change", "schedule"), MUTANTS)
 async def test_the_oracle_catches_what_is_broken_on_purpose(database, change, schedule):
-    """In the schedule that is about it, and by chance: a race over one tag."""
+    """In the schedule that is about it. A store on a pool runs the functions for all connections, its own one the rest."""
     await mutate(database, change)
-    async with EventStore(database, events=TYPES, wake_ups=QUIET) as store:
+    lone = change is with_the_check_of_a_lone_one_before_its_locks
+    async with (
+        asyncpg.create_pool(database, ssl=False, max_size=8, min_size=0) as pool,
+        EventStore(database if lone else pool, events=TYPES, wake_ups=QUIET) as store,
+    ):
         assert len(await schedule(store)) == 1
 
 

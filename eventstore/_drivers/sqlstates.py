@@ -15,7 +15,6 @@ from ..errors import (
     PermissionDenied,
     Retryable,
     SchemaMissing,
-    SequenceBehind,
     UniqueViolation,
 )
 from .budget import THROUGH_A_POOLER
@@ -64,12 +63,7 @@ def from_sqlstate(sqlstate: str, message: str) -> EventStoreError:
             f"{message}: an earlier statement of this transaction failed; roll it back, or to a savepoint, and go on from there",
             sqlstate,
         )
-    if sqlstate == "ES002":  # raised by boundary_v1
-        return SequenceBehind(
-            f"{message}: a restore left it behind, and decisions would overlook events. Stop all writers, then run what "
-            "`eventstore doctor` says, or: select setval('event_tags_seq_seq', (select max(seq) from event_tags)) in that schema"
-        )
-    if sqlstate == "25001":  # raised by boundary_v1 and append_tagged_v1
+    if sqlstate == "25001":  # raised by append_tagged_v1
         return InvalidArgument(message)
     if sqlstate in ("42P01", "3F000", "42883"):
         return SchemaMissing(f"{message}; run: eventstore migrate up")

@@ -1,11 +1,12 @@
 """Append: a group of appends in one statement, each with its own outcome.
 
-`prepare.prepare` checks and encodes one append before anything is sent. Four statements send appends, and all give an outcome for
+`prepare.prepare` checks and encodes one append before anything is sent. Five statements send appends, and all give an outcome for
 each (`Landed`, `Refused`, `CONTENDED`, `Known`, `Overtaken`):
 
 - `append_one` and `append_group` for connections of the library's own, which carry the settings that they lean on;
 - `append` by a function that brings its settings: for pooled connections, for request ids, and for queueing;
-- `append` by another such function where tags or decisions are among them (`boundary` has the argument);
+- `append` by another such function where tags or decisions are among them (`boundary` has the argument), and
+  `append_tagged_one` by a third for a single one of those, on connections of the library's own;
 - the same in somebody's transaction (`joined.append_joined`), where it is a savepoint of its own.
 
 A contended stream is one that another transaction is appending to: its advisory lock was tried, not waited for.
@@ -48,6 +49,7 @@ __all__ = [
     "append",
     "append_group",
     "append_one",
+    "append_tagged_one",
     "append_together",
     "appended",
     "outcomes_of",
@@ -64,6 +66,7 @@ _APPEND: Final = load_sql(_QUERIES, "append")
 _APPEND_GROUP: Final = load_sql(_QUERIES, "append_group")
 _APPEND_ONE: Final = load_sql(_QUERIES, "append_one")
 _APPEND_TAGGED: Final = load_sql(_QUERIES, "append_tagged")
+_APPEND_TAGGED_ONE: Final = load_sql(_QUERIES, "append_tagged_one")
 _APPEND_TOGETHER: Final = _APPEND_TAGGED.replace("append_tagged_v1", "append_together_v1")
 _EVENT_AT: Final = load_sql(_QUERIES, "event_at")
 _EVENTS_BETWEEN: Final = load_sql(_QUERIES, "events_between")
@@ -130,6 +133,27 @@ def append_one(one: PreparedAppend) -> Operation[Outcome | None]:
     args = (one.tenant_id, one.stream_id, expect, type_, event_id, data, metadata or "{}", schema_version or 1, *rest)
     rows = yield Statement(_APPEND_ONE, args)
     return Landed(rows[0][0] - 1, (rows[0][1],)) if rows else None
+
+
+def append_tagged_one(one: PreparedAppend) -> Operation[Outcome]:
+    """Send an append with tags, or a decision; without a request id, and with at most 256 tags."""
+    types, ids, datas, metadatas, schema_versions, correlations, causations, times, tags = zip(*one.rows, strict=True)
+    log, asks = (None, ()) if one.token is None else (one.token.log, tuple(zip(*one.token.asks(), strict=True)))
+    args = (
+        one.tenant_id,
+        one.stream_id,
+        expectation_to_sql(one.expect),
+        *(types, ids, datas, metadatas, schema_versions, correlations, causations, times),
+        [each and SEPARATOR.join(each) for each in tags],
+        one.tags,
+        log,
+        *(asks or [None] * 5),
+    )
+    (row,) = yield Statement(_APPEND_TAGGED_ONE, args)
+    version, positions, conflict, *written = row
+    if version >= 0:
+        return Landed(version, positions, None if one.token is None else _rows_of_tags(one, positions, written))
+    return _not_landed(version, 0, (None,) * 6 + ((conflict,),))
 
 
 def append_group(group: Sequence[PreparedAppend]) -> Operation[list[Outcome]]:
@@ -399,8 +423,12 @@ def _written(one: PreparedAppend, positions: Sequence[int], row: Row) -> Mapping
     """How far the tags have come that events at these positions carry; None where no decision is among the appends."""
     if len(row) < _WRITTEN_COLUMNS or row[7] is None:
         return None
+    return _rows_of_tags(one, positions, row[7:10])
+
+
+def _rows_of_tags(one: PreparedAppend, positions: Sequence[int], written: Sequence[Sequence[Any]]) -> Mapping[str, Seen]:
     own = {position: str(event_id) for position, event_id in zip(positions, one.event_ids, strict=True)}
-    rows = sorted(zip(*row[7:10], strict=True), key=_by_seq)
+    rows = sorted(zip(*[column or () for column in written], strict=True), key=_by_seq)
     return {tag: Seen(seq, own[position]) for tag, seq, position in rows if position in own}
 
 

@@ -26,18 +26,24 @@ table's oid is, and after a crash that lost it (``synchronous_commit = off``, a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from .._details import SEPARATOR
+from ..errors import InvalidArgument, SequenceBehind
 from ..events import POSITION
 from .statement import Operation, Row, Statement, load_sql
 
 __all__ = ["Item", "Seen", "Token", "read_boundary"]
 
-_READ_BOUNDARY: Final = load_sql(Path(__file__).parent.parent / "sql" / "queries", "read_boundary")
-_TOKEN: Final = 7
-"""Where the columns of the token begin, behind those of the event."""
+_QUERIES: Final = Path(__file__).parent.parent / "sql" / "queries"
+_READ_BOUNDARY: Final = load_sql(_QUERIES, "read_boundary")
+_READ_BOUNDARY_OWN: Final = load_sql(_QUERIES, "read_boundary_own")
+
+_position: Final = itemgetter(POSITION)
+_READY, _STANDBY, _ISOLATED, _BEHIND = range(4)
+"""The state that stands in the row of a tag; see schema/14_boundary_v1.sql."""
 
 
 class Item(NamedTuple):
@@ -85,14 +91,37 @@ class Token(NamedTuple):
         return self._replace(seen={tag: written.get(tag, seen) for tag, seen in self.seen.items()})
 
 
-def read_boundary(tenant_id: str, items: tuple[Item, ...]) -> Operation[tuple[Sequence[Row], Token]]:
+def read_boundary(tenant_id: str, items: tuple[Item, ...], *, own: bool = False) -> Operation[tuple[Sequence[Row], Token]]:
     """Return the events that match one of the items, in order of position, and what an append on top of them is held to.
 
-    Raises (thrown in by the driver): DatabaseRefused 25001 on a standby, or under REPEATABLE READ or SERIALIZABLE.
+    Args:
+        tenant_id: whose events.
+        items: the question.
+        own: whether the connection carries the library's settings for reads; faster.
+
+    Raises:
+        InvalidArgument: on a standby, or under REPEATABLE READ or SERIALIZABLE.
+        SequenceBehind: the sequence of `seq` lies behind.
     """
+    tags = list(dict.fromkeys(tag for item in items for tag in item.tags))
     asked = [SEPARATOR.join(item.tags) for item in items]
     types = [None if item.types is None else SEPARATOR.join(item.types) for item in items]
-    rows = yield Statement(_READ_BOUNDARY, (tenant_id, asked, types))
-    log, tags, *seen = rows[0][_TOKEN:]
-    token = Token(items, log, dict(zip(tags, map(Seen, *seen), strict=True)))
-    return ([] if rows[0][POSITION] is None else rows), token
+    rows = yield Statement(_READ_BOUNDARY_OWN if own else _READ_BOUNDARY, (tenant_id, tags, asked, types))
+    seen, log = {}, ""
+    for seq, tag, _, log, state, event_id, _ in rows[: len(tags)]:
+        if state != _READY:
+            _refuse(state, log)
+        seen[tag] = Seen(seq, event_id)
+    return sorted(rows[len(tags) :], key=_position), Token(items, log, seen)
+
+
+def _refuse(state: int, level: str) -> NoReturn:
+    if state == _STANDBY:
+        raise InvalidArgument("a decision needs the primary, and this server is a standby")
+    if state == _ISOLATED:
+        raise InvalidArgument(f"a decision needs READ COMMITTED, and this transaction is {level.upper()}")
+    raise SequenceBehind(
+        "the sequence event_tags_seq_seq lies behind the tags that were written: a restore left it behind, and decisions would "
+        "overlook events. Stop all writers, then run what `eventstore doctor` says, or: "
+        "select setval('event_tags_seq_seq', (select max(seq) from event_tags)) in that schema"
+    )

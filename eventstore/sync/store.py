@@ -394,7 +394,7 @@ class EventStore:
             return tx._append_together(ones)
 
     def _read_boundary(self, items: tuple[Item, ...]) -> tuple[list[Recorded[Any]], Token]:
-        rows, token = self._driver.run("read", boundary.read_boundary("", items))
+        rows, token = self._driver.run("read", boundary.read_boundary("", items, own=self._driver.has_settings))
         return read.decode(self._registry, rows), token
 
     def _join(self, connection: BlockingTransactionConnection) -> Transaction:

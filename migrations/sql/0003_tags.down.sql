@@ -1,4 +1,6 @@
 -- Revision 0003, undone. Events keep their tags; which events carry a tag, decisions and readers can no longer ask.
+drop function "eventstore".append_tagged_one_v1;
+
 drop function "eventstore".append_together_v1;
 
 drop function "eventstore".append_tagged_v1;

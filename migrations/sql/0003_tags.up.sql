@@ -49,64 +49,77 @@ $function$;
 
 comment on function "eventstore".lock_tags_v1 is 'Take the locks that writing rows of these tags needs';
 
-create function "eventstore".boundary_v1(
-    of_tenant text, item_tags text[], item_types text[],
-    out log text, out seen_tags text[], out seen_seqs bigint[], out seen_events uuid[], out positions bigint[]
-)
+create function "eventstore".boundary_v1(of_tenant text, asked_tags text[], item_tags text[], item_types text[])
+returns table (
+    "position" bigint, stream_id varchar, version bigint, type varchar, schema_version smallint, data varchar, packed bytea)
 language plpgsql
 stable
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set max_parallel_workers_per_gather = 0
 set plan_cache_mode = force_generic_plan
 as $function$
+#variable_conflict use_column
 begin
-    if pg_is_in_recovery() then
-        raise exception 'a decision needs the primary, and this server is a standby' using errcode = '25001';
-    end if;
-    if current_setting('transaction_isolation') not like 'read %' then
-        raise exception 'a decision needs READ COMMITTED, and this transaction is %', upper(current_setting('transaction_isolation'))
-            using errcode = '25001';
-    end if;
-    log := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || '"eventstore".event_tags'::regclass::oid;
-    select array_agg(t.tag), array_agg(coalesce(l.seq, 0)), array_agg(l.event_id)
-    into seen_tags, seen_seqs, seen_events
-    from (select distinct o.tag from unnest(item_tags) as i (tags), unnest(string_to_array(i.tags, e'\x01')) as o (tag)) t
-    left join lateral (
-        select x.seq, (select e.event_id from "eventstore".events e where e.position = x.position) as event_id
-        from "eventstore".event_tags x
-        where x.tenant_id = of_tenant and x.tag = t.tag order by x.seq desc limit 1) l on true;
-    if (select max(s.seq) from unnest(seen_seqs) as s (seq))
-        > pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass) then
-        raise exception 'the sequence "eventstore".event_tags_seq_seq lies behind the tags that were written' using errcode = 'ES002';
-    end if;
-    select array_agg(distinct m.position order by m.position)
-    into positions
-    from unnest(item_tags, item_types) as i (tags, kinds),
-         lateral (
-             select string_to_array(i.tags, e'\x01') as tags, string_to_array(i.kinds, e'\x01') as kinds offset 0) a,
-         lateral (
-             select o.tag
-             from unnest(a.tags) as o (tag)
-             order by case when cardinality(a.tags) > 1 then (
-                 select count(*)
-                 from (select from "eventstore".event_tags x where x.tenant_id = of_tenant and x.tag = o.tag limit 1000) c) end
-             limit 1) rarest,
-         lateral (
-             select x.position
+    return query
+    select coalesce(l.seq, 0), t.tag::varchar, null::bigint,
+           case s.state when 2 then current_setting('transaction_isolation')
+                        when 0 then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/'
+                                    || '"eventstore".event_tags'::regclass::oid end::varchar,
+           case when l.seq > pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass) then 3 else s.state end::smallint,
+           l.event_id::text::varchar, null::bytea
+    from (
+             select case when pg_is_in_recovery() then 1
+                         when current_setting('transaction_isolation') not like 'read %' then 2
+                         else 0 end as state
+             offset 0) s,
+         unnest(asked_tags) as t (tag)
+         left join lateral (
+             select x.seq, (select e.event_id from "eventstore".events e where e.position = x.position) as event_id
              from "eventstore".event_tags x
-             where x.tenant_id = of_tenant and x.tag = rarest.tag and (a.kinds is null or x.type = any(a.kinds))
-               and (cardinality(a.tags) = 1 or not exists (
-                   select from unnest(a.tags) as o (tag)
-                   where not exists (
-                       select from "eventstore".event_tags w
-                       where w.tenant_id = of_tenant and w.tag = o.tag and w.position = x.position)))
-             offset 0) m;
+             where x.tenant_id = of_tenant and x.tag = t.tag
+             order by x.seq desc limit 1) l on true
+    union all
+    select e.position, e.stream_id::varchar, e.version, e.type::varchar, nullif(e.schema_version, 1::smallint), e.data::text::varchar,
+           case when e.occurred_at is null and e.correlation_id is null and e.causation_id is null and e.metadata = '{}'
+                     and e.tenant_id = '' and e.tags is null
+                then uuid_send(e.event_id) || timestamptz_send(e.recorded_at)
+                else uuid_send(e.event_id) || timestamptz_send(e.recorded_at)
+                     || record_send(row(
+                         e.occurred_at, convert_to(e.metadata::text, 'UTF8'), convert_to(e.correlation_id, 'UTF8'), e.causation_id,
+                         convert_to(e.tenant_id, 'UTF8'), convert_to(array_to_string(e.tags, e'\x01'), 'UTF8'))) end
+    from (
+             select distinct m.position
+             from unnest(item_tags, item_types) as i (tags, kinds),
+                  lateral (
+                      select string_to_array(i.tags, e'\x01') as tags, string_to_array(i.kinds, e'\x01') as kinds offset 0) a,
+                  lateral (
+                      select substr(min(lpad(coalesce(c.events, 0)::text, 4, '0') || o.tag collate "C"), 5) as tag
+                      from unnest(a.tags) as o (tag),
+                           lateral (
+                               select case when cardinality(a.tags) > 1 then (
+                                   select count(*)
+                                   from (
+                                       select from "eventstore".event_tags x
+                                       where x.tenant_id = of_tenant and x.tag = o.tag limit 1000) y) end as events) c
+                      offset 0) rarest,
+                  lateral (
+                      select x.position
+                      from "eventstore".event_tags x
+                      where x.tenant_id = of_tenant and x.tag = rarest.tag and (a.kinds is null or x.type = any(a.kinds))
+                        and (cardinality(a.tags) = 1 or not exists (
+                            select from unnest(a.tags) as o (tag)
+                            where not exists (
+                                select from "eventstore".event_tags w
+                                where w.tenant_id = of_tenant and w.tag = o.tag and w.position = x.position offset 0)))
+                      offset 0) m) p,
+         lateral (select * from "eventstore".events x where x.position = p.position offset 0) e;
 end
 $function$;
 
-comment on function "eventstore".boundary_v1 is 'The events that match a boundary, and how far each of its tags has come';
+comment on function "eventstore".boundary_v1 is 'How far each tag of a boundary has come, and the events that match it';
 
 create function "eventstore".append_tagged_v1(
     tenants text[], streams text[], expects bigint[],
@@ -219,17 +232,16 @@ begin
                            select from unnest(string_to_array(a.others, e'\x01')) as o (tag)
                            where not exists (
                                select from "eventstore".event_tags w
-                               where w.tenant_id = tenants[a.head] and w.tag = o.tag and w.position = x.position)))
+                               where w.tenant_id = tenants[a.head] and w.tag = o.tag and w.position = x.position offset 0)))
                      order by x.seq limit 1) t
             where versions[a.head] >= 0
             union all
             select a.head, 0
             from unnest(ask_heads, ask_tags, ask_seens, ask_events) as a (head, tag, seen, event)
             where versions[a.head] >= 0 and a.seen > 0
-              and not exists (
-                  select from "eventstore".event_tags x
-                  join "eventstore".events e on e.position = x.position
-                  where x.tenant_id = tenants[a.head] and x.tag = a.tag and x.seq = a.seen and e.event_id = a.event)
+              and (
+                  select (select e.event_id from "eventstore".events e where e.position = x.position) from "eventstore".event_tags x
+                  where x.tenant_id = tenants[a.head] and x.tag = a.tag and x.seq = a.seen) is distinct from a.event
             union all
             select l.n, 0
             from unnest(logs) with ordinality as l (log, n)
@@ -312,6 +324,111 @@ end
 $function$;
 
 comment on function "eventstore".append_together_v1 is 'append_tagged_v1, all or none';
+
+create function "eventstore".append_tagged_one_v1(
+    of_tenant text, of_stream text, expected bigint,
+    types text[], event_ids uuid[], datas text[], metadatas text[], schema_versions smallint[], correlation_ids text[],
+    causation_ids uuid[], occurred_ats timestamptz[], taggings text[], lock_tags text[],
+    of_log text, ask_tags text[], ask_seens bigint[], ask_events uuid[], ask_types text[], ask_others text[],
+    out before bigint, out positions bigint[], out conflict bigint,
+    out written_tags text[], out written_seqs bigint[], out written_positions bigint[]
+)
+language plpgsql
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $function$
+declare
+    is_contended constant bigint := -4611686018427387904;
+    is_overtaken constant bigint := -4611686018427387907;
+    unlocked boolean;
+begin
+    select bool_and(case when k.shared then pg_try_advisory_xact_lock_shared(k.key) else pg_try_advisory_xact_lock(k.key) end)
+    into unlocked
+    from (
+        select hashtextextended('"eventstore"' || chr(1) || of_tenant || chr(1) || of_stream, 0) as key, false as shared
+        union all
+        select t.hash, false
+        from unnest(lock_tags) as u (tag),
+             lateral (select hashtextextended('"eventstore"' || chr(3) || of_tenant || chr(3) || u.tag, 0) as hash) t
+        union all
+        select hashtextextended('"eventstore"' || chr(4) || (t.hash & 1023)::text, 0), true
+        from unnest(lock_tags) as u (tag),
+             lateral (select hashtextextended('"eventstore"' || chr(3) || of_tenant || chr(3) || u.tag, 0) as hash) t
+    ) k;
+    if not unlocked then
+        before := is_contended;
+        return;
+    end if;
+    with head as materialized (
+        select coalesce((
+            select e.version from "eventstore".events e
+            where e.tenant_id = of_tenant and e.stream_id = of_stream
+            order by e.version desc limit 1), 0) as version
+    ),
+    hit as materialized (
+        select case
+            when of_log is null then null
+            when of_log <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || '"eventstore".event_tags'::regclass::oid then 0
+            when exists (
+                select from unnest(ask_tags, ask_seens, ask_events) as a (tag, seen, event)
+                where a.seen > 0 and (
+                    select (select e.event_id from "eventstore".events e where e.position = x.position) from "eventstore".event_tags x
+                    where x.tenant_id = of_tenant and x.tag = a.tag and x.seq = a.seen) is distinct from a.event) then 0
+            else (
+                select t.position
+                from unnest(ask_tags, ask_seens, ask_types, ask_others) as a (tag, seen, kinds, others),
+                     lateral (
+                         select x.position
+                         from "eventstore".event_tags x
+                         where x.tenant_id = of_tenant and x.tag = a.tag and x.seq > a.seen
+                           and (a.kinds is null or x.type = any(string_to_array(a.kinds, e'\x01')))
+                           and (a.others is null or not exists (
+                               select from unnest(string_to_array(a.others, e'\x01')) as o (tag)
+                               where not exists (
+                                   select from "eventstore".event_tags w
+                                   where w.tenant_id = of_tenant and w.tag = o.tag and w.position = x.position offset 0)))
+                         order by x.seq limit 1) t
+                limit 1) end as position
+    ),
+    judged as materialized (
+        select case when expected <> h.version and expected <> -1 and (expected <> -2 or h.version = 0) then -1 - h.version
+                    when i.position is not null then is_overtaken
+                    else h.version end as before
+        from head h, hit i
+    ),
+    inserted as (
+        insert into "eventstore".events (
+            tenant_id, stream_id, version, type, schema_version, event_id, correlation_id, causation_id, occurred_at, tags,
+            data, metadata)
+        select of_tenant, of_stream, j.before + x.ordinal, x.type, coalesce(x.schema_version, 1::smallint), x.event_id,
+               x.correlation_id, x.causation_id, x.occurred_at, string_to_array(x.tags, e'\x01'), x.data::jsonb,
+               coalesce(x.metadata, '{}')::jsonb
+        from judged j,
+             unnest(types, schema_versions, event_ids, correlation_ids, causation_ids, occurred_ats, taggings, datas, metadatas)
+                 with ordinality
+                 as x (type, schema_version, event_id, correlation_id, causation_id, occurred_at, tags, data, metadata, ordinal)
+        where j.before >= 0
+        order by x.ordinal
+        returning events.position as drawn, events.type as type, events.tags as tags
+    ),
+    written as (
+        insert into "eventstore".event_tags (tenant_id, tag, position, type)
+        select of_tenant, t.tag, i.drawn, i.type
+        from inserted i, unnest(i.tags) as t (tag)
+        order by i.drawn
+        returning event_tags.tag as tag, event_tags.seq as seq, event_tags.position as drawn
+    )
+    select j.before, (select array_agg(i.drawn order by i.drawn) from inserted i), i.position, w.tags, w.seqs, w.positions
+    into before, positions, conflict, written_tags, written_seqs, written_positions
+    from judged j, hit i,
+         (select array_agg(w.tag) as tags, array_agg(w.seq) as seqs, array_agg(w.drawn) as positions from written w) w;
+end
+$function$;
+
+comment on function "eventstore".append_tagged_one_v1 is 'append_tagged_v1 for one append, on connections of the library''s own';
 
 do $do$
 declare

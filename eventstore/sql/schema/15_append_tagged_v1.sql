@@ -128,17 +128,16 @@ begin
                            select from unnest(string_to_array(a.others, e'\x01')) as o (tag)
                            where not exists (
                                select from "eventstore".event_tags w
-                               where w.tenant_id = tenants[a.head] and w.tag = o.tag and w.position = x.position)))
+                               where w.tenant_id = tenants[a.head] and w.tag = o.tag and w.position = x.position offset 0)))
                      order by x.seq limit 1) t
             where versions[a.head] >= 0
             union all
             select a.head, 0
             from unnest(ask_heads, ask_tags, ask_seens, ask_events) as a (head, tag, seen, event)
             where versions[a.head] >= 0 and a.seen > 0
-              and not exists (
-                  select from "eventstore".event_tags x
-                  join "eventstore".events e on e.position = x.position
-                  where x.tenant_id = tenants[a.head] and x.tag = a.tag and x.seq = a.seen and e.event_id = a.event)
+              and (
+                  select (select e.event_id from "eventstore".events e where e.position = x.position) from "eventstore".event_tags x
+                  where x.tenant_id = tenants[a.head] and x.tag = a.tag and x.seq = a.seen) is distinct from a.event
             union all
             select l.n, 0
             from unnest(logs) with ordinality as l (log, n)
