@@ -61,7 +61,7 @@ class Query:
 
     __slots__ = ("_items",)
 
-    def __init__(self, *, tags: Sequence[str], types: Sequence[type | str] | None = None) -> None:
+    def __init__(self, *, tags: Sequence[str] = (), types: Sequence[type | str] | None = None) -> None:
         checked = check_tags(tags, "Query(tags=...)")
         if not checked:
             raise InvalidArgument(
@@ -93,6 +93,11 @@ class Query:
             f"Query(tags={list(tags)})" if types is None else f"Query(tags={list(tags)}, types={list(types)})"
             for tags, types in self._items
         )
+
+    @property
+    def tags(self) -> Set[str]:
+        """All tags that it names."""
+        return {tag for tags, _ in self._items for tag in tags}
 
     def items(self, registry: Registry) -> tuple[Item, ...]:
         """Return it with the stored names of its types.
@@ -134,17 +139,13 @@ class Decision(Generic[E]):
         self._source, self.query, self.events, self._token = source, query, events, token
         self._spent = False
 
-    @property
-    def tags(self) -> Set[str]:
-        """The tags that the query names."""
-        return self._token.seen.keys()
-
     async def append(
         self, stream_id: str, events: object, *, expect: int | Expectation = ANY, request_id: str | None = None
     ) -> Appended:
         """Append, if nothing that matches the query has appeared since it was read. Arguments as for `EventStore.append`.
 
-        It may be called again: what was appended by an earlier call counts as known.
+        It may be called again: what was appended by an earlier call counts as known, unless that call was answered as a
+        repetition (`Appended.deduplicated`), after which the decision is overtaken by its own event.
 
         Raises:
             BoundaryConflict: something has; its fields name an event. Nothing was written: read the boundary again.
@@ -209,7 +210,8 @@ class Boundary:
     async def decide(
         self, query: Query, decide: Callable[[Sequence[Recorded[Any]]], Mapping[str, object] | None], *, retries: int = 20
     ) -> dict[str, Appended]:
-        """Read, decide and append, and again where somebody else was faster.
+        """Read, decide and append, and again where somebody else was faster: those of this process that were overtaken take turns,
+        and a transaction pauses; after a deadlock and the like there is a pause as well.
 
         Args:
             query: what the decision rests on.
@@ -229,17 +231,22 @@ class Boundary:
         left, retried, turns = pauses(retries), worth_retrying(self._source), self._source._turns
         turn: AbstractAsyncContextManager[None] = contextlib.nullcontext()
         while True:
+            deciding = False
             try:
                 async with turn:
                     decision = await self.read(query)
-                    return await decision.append_all(decide(decision.events) or {})
-            except retried:
-                if (pause := next(left, None)) is None:
+                    deciding = True
+                    appends = decide(decision.events) or {}
+                    deciding = False
+                    return await decision.append_all(appends)
+            except retried as error:
+                if deciding or (pause := next(left, None)) is None:
                     raise
-            if turns is None:
+                overtaken = isinstance(error, Conflict)
+            if not overtaken or turns is None:
                 await asyncio.sleep(pause)
-            else:
-                turn = turns.at(decision.tags)
+            if turns is not None:
+                turn = turns.at(query.tags)
 
 
 def items_of(query: object, registry: Registry) -> tuple[Item, ...]:

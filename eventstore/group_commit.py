@@ -46,7 +46,7 @@ import contextlib
 import copy
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -369,7 +369,7 @@ class _Lane:
                 continue
             first = queue.popleft()
             if queue:
-                unit = _Unit(key, _with_joiners(first, queue, most - len(group), largest - size))
+                unit = _Unit(key, _with_joiners(first, queue, most - len(group), largest - size, tags))
                 size += sum(each.one.size for each in unit.waiting)
             else:
                 unit = _Unit(key, (first,))
@@ -546,16 +546,18 @@ def _may_follow(tags: set[str], one: PreparedAppend) -> bool:
     return len(tags) + len(one.tags) <= MOST_TAGS
 
 
-def _with_joiners(first: _Waiting, queue: deque[_Waiting], most: int, largest: int) -> list[_Waiting]:
+def _with_joiners(first: _Waiting, queue: deque[_Waiting], most: int, largest: int, others: Set[str]) -> list[_Waiting]:
     """Take those with ANY behind the first append that can go as one with it."""
     taken = [first]
-    size = first.one.size
+    size, tags = first.one.size, {*others, *first.one.tags}
+    most_tags = max(MOST_TAGS, len(tags))
     while queue and len(taken) < most and _can_join(taken[0].one, queue[0].one):
         if queue[0].future.done():
             queue.popleft()
             continue
         size += queue[0].one.size
-        if size > largest:
+        tags.update(queue[0].one.tags)
+        if size > largest or len(tags) > most_tags:
             break
         taken.append(queue.popleft())
     return taken

@@ -105,8 +105,8 @@ class Race:
         """Race; return the log and the ledger."""
         async with contextlib.AsyncExitStack() as stack:
             stores = [
-                await stack.enter_async_context(EventStore(self.url, events=TYPES, wake_ups=QUIET, max_connections=8))
-                for _ in range(2)
+                await stack.enter_async_context(EventStore(self.url, events=TYPES, wake_ups=QUIET, max_connections=most))
+                for most in (8, 11)  # without and with a lane for tags
             ]
             work = [self.race(stores[n % 2], f"r-{n}", rounds) for n in range(racers)]
             async with asyncio.timeout(120):

@@ -192,7 +192,7 @@ GROW = """with grown as (
               select 'a-' || n % 2000, n / 2000 + 1, 'T', gen_random_uuid(), '{}' from generate_series($1::int, $2::int - 1) n
               returning position, type)
           insert into eventstore.event_tags (tag, position, type)
-          select 't:' || position % 100, position, type from grown where position % 10 = 0"""
+          select 't:' || position / 100, position, type from grown where position % 10 = 0"""
 FIRST_MARKS = "insert into eventstore.time_marks (at, position) values ('-infinity', 0), ('infinity', 1000000)"
 MARKS = """insert into eventstore.time_marks (at, position)
            select now() - (1000 - n) * interval '1 minute', n from generate_series(1, 1000) n"""

@@ -113,7 +113,28 @@ async def a_later_position_is_visible_first(store):
     return await schedule.violations()
 
 
+LEVEL = "default_transaction_isolation"
+
+
+async def test_a_database_that_is_serializable_by_default_decides_all_the_same(database):
+    """The connections of a store say what they need."""
+    raw = await asyncpg.connect(database, ssl=False)
+    await raw.execute(
+        f"do $$ begin execute format('alter database %I set {LEVEL} = serializable', current_database()); end $$"
+    )
+    await raw.close()
+    race = Race(database, 2, seed=7)
+    log, ledger = await race.run(8, 10)
+
+    assert violations(ledger, log) == []
+    assert sum(decision.sure for decision in ledger.accepted) > 10
+
+
 SCHEDULES = [a_plain_append_is_under_way, it_commits_while_the_decision_is_under_way, a_later_position_is_visible_first]
+
+
+LOCKS = """select (classid::bigint << 32) | objid::bigint as key, mode from pg_locks
+           where locktype = 'advisory' and granted and pid = $1"""
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -132,10 +153,11 @@ async def test_one_append_takes_the_locks_that_a_group_takes(database, store):
     one = prepare(store._registry, "a-1", [at("t:1"), at("t:2")], limits=store._limits)
     decision = await Boundary(store).read(Query(tags=["t:3"]))
     decided = prepare(store._registry, "a-2", at("t:4"), token=decision._token, limits=store._limits)
+    others = one._replace(tenant_id="acme")
     raw = await asyncpg.connect(database, ssl=False)
+    found = []
     try:
-        for each in (one, decided):
-            held = []
+        for each in (one, decided, others):
             for operation in (append_tagged_one(each), append([each])):
                 statement = next(operation)
                 async with contextlib.AsyncExitStack() as stack:
@@ -143,14 +165,47 @@ async def test_one_append_takes_the_locks_that_a_group_takes(database, store):
                     await transaction.start()
                     stack.push_async_callback(transaction.rollback)
                     await raw.fetch(statement.sql, *statement.args)
-                    held.append(
-                        await raw.fetch(
-                            "select classid, objid, mode from pg_locks where locktype = 'advisory' order by 1, 2, 3"
-                        )
-                    )
-            assert held[0] == held[1] != []
+                    found.append({(row["key"], row["mode"]) for row in await raw.fetch(LOCKS, raw.get_server_pid())})
     finally:
         await raw.close()
+
+    assert [len(locks) for locks in found] == [5, 5, 5, 5, 5, 5]
+    assert found[0] == found[1] and found[2] == found[3] and found[4] == found[5]
+    assert not {key for key, mode in found[0] if mode == "ExclusiveLock"} & {key for key, _ in found[4]}
+
+
+async def test_locks_are_taken_in_the_order_of_their_keys(database, store):
+    """So that no two who wait can wait for each other."""
+    tags = [f"t:{n}" for n in range(20)]
+    raw = await asyncpg.connect(database, ssl=False)
+    keys = dict(
+        await raw.fetch(
+            "select u.tag, l.key from unnest($1::text[]) u (tag), eventstore.tag_locks_v1(null, '{\"\"}', array[u.tag]) l "
+            "where not l.shared",
+            tags,
+        )
+    )
+    middle = sorted(tags, key=keys.__getitem__)[10]
+
+    async def wait():
+        async with store.transaction() as tx:
+            await tx.append("b-1", NewEvent(Moved(n=1), tags=tags))
+
+    try:
+        async with store.transaction() as tx:
+            await tx.append("a-1", at(middle))
+            waiting = asyncio.create_task(wait())
+            async with asyncio.timeout(5):
+                while not (
+                    pid := await raw.fetchval("select pid from pg_locks where locktype = 'advisory' and not granted")
+                ):
+                    await asyncio.sleep(0.02)
+            held = {row["key"] for row in await raw.fetch(LOCKS, pid)}
+        await waiting
+    finally:
+        await raw.close()
+
+    assert {tag for tag, key in keys.items() if key in held} == set(sorted(tags, key=keys.__getitem__)[:10])
 
 
 def without_locks_on_plain_appends(sql):
@@ -184,20 +239,53 @@ def with_the_check_of_a_lone_one_before_its_locks(sql):
         return sql
     begin = sql.index("hit as materialized (") + len("hit as materialized (")
     check = sql[begin : sql.index("),\n    judged as")]
-    early = f"select i.position into conflict from ({check}) i; perform case when of_log is not null then pg_sleep(0.5) end;"
+    early = f"select i.position into conflict from ({check}) i; perform case when of_log is not null then pg_sleep(1) end;"
     locks = "    select bool_and("
     return sql.replace(check, "select conflict as position").replace(locks, f"{early}\n{locks}")
+
+
+def without_the_locks_of_a_lone_plain_append(sql):
+    """In the function for one append; it dawdles before its end, if it is none of a decision."""
+    if "hit as materialized (" not in sql:
+        return sql
+    sql = sql.replace("from unnest(lock_tags) as", "from unnest(case when of_log is not null then lock_tags end) as")
+    body, end = sql.rsplit("end\n", 1)
+    return f"{body}perform case when of_log is null then pg_sleep(1) end;\nend\n{end}"
 
 
 async def another_process_appends_while_the_decision_is_under_way(store):
     """Plainly, and commits."""
     schedule = Schedule(store)
-    decided = await schedule.decide((("t:1",), None))
-    appending = asyncio.create_task(schedule.append(*decided, "b-1", at("t:1")))
-    await asyncio.sleep(0.2)
+    async with EventStore(store.dsn, events=TYPES, wake_ups=QUIET) as other:
+        await other.append("c-1", at("t:2"))
+        decided = await schedule.decide((("t:1",), None))
+        appending = asyncio.create_task(schedule.append(*decided, "b-1", at("t:1")))
+        await asyncio.sleep(0.1)
+        await other.append("a-1", at("t:1"))
+        await appending
+    return await schedule.violations()
+
+
+async def another_process_appends_and_is_slow(store):
+    """Plainly; the decision is read and appended before it commits."""
+    schedule = Schedule(store)
+    async with EventStore(store.dsn, events=TYPES, wake_ups=QUIET) as other:
+        appending = asyncio.create_task(other.append("a-1", at("t:1")))
+        await asyncio.sleep(0.4)
+        await schedule.append(*await schedule.decide((("t:1",), None)), "b-1", at("t:1"))
+        await appending
+    return await schedule.violations()
+
+
+async def two_processes_append_by_turns(store):
+    """What the first appends last has a number that it drew long before, where sessions keep some."""
+    schedule = Schedule(store)
     async with EventStore(store.dsn, events=TYPES, wake_ups=QUIET) as other:
         await other.append("a-1", at("t:1"))
-    await appending
+        await store.append("a-2", at("t:1"))
+        decided = await schedule.decide((("t:1",), None))
+        await other.append("a-1", at("t:1"))
+        await schedule.append(*decided, "b-1", at("t:1"))
     return await schedule.violations()
 
 
@@ -206,7 +294,9 @@ MUTANTS = [
     (with_the_check_before_the_locks, it_commits_while_the_decision_is_under_way),
     (with_one_position_for_all, a_later_position_is_visible_first),
     (with_the_check_of_a_lone_one_before_its_locks, another_process_appends_while_the_decision_is_under_way),
+    (without_the_locks_of_a_lone_plain_append, another_process_appends_and_is_slow),
 ]
+OF_LONE_ONES = {with_the_check_of_a_lone_one_before_its_locks, without_the_locks_of_a_lone_plain_append}
 
 
 async def mutate(url, change):
@@ -228,12 +318,22 @@ async def mutate(url, change):
 async def test_the_oracle_catches_what_is_broken_on_purpose(database, change, schedule):
     """In the schedule that is about it. A store on a pool runs the functions for all connections, its own one the rest."""
     await mutate(database, change)
-    lone = change is with_the_check_of_a_lone_one_before_its_locks
+    lone = change in OF_LONE_ONES
     async with (
         asyncpg.create_pool(database, ssl=False, max_size=8, min_size=0) as pool,
         EventStore(database if lone else pool, events=TYPES, wake_ups=QUIET) as store,
     ):
         assert len(await schedule(store)) == 1
+
+
+async def test_the_oracle_catches_numbers_that_are_drawn_before_the_lock(database, store):
+    """As sessions would that keep a range of them; one at a time they are drawn under it."""
+    assert await two_processes_append_by_turns(store) == []
+    raw = await asyncpg.connect(database, ssl=False)
+    await raw.execute("alter sequence eventstore.event_tags_seq_seq cache 32")
+    await raw.close()
+    async with EventStore(database, events=TYPES, wake_ups=QUIET) as another:
+        assert len(await two_processes_append_by_turns(another)) == 1
 
 
 async def test_a_race_catches_missing_locks_by_chance(database):
@@ -394,6 +494,15 @@ async def test_a_blocking_store_and_an_async_one_decide_on_one_log(database, sto
     assert len((await mine.read(Query(tags=["c:1"]))).events) == 5
 
 
+async def refuse(store, decision, match):
+    """By a lone append, and in a transaction, which is sent by another function."""
+    with pytest.raises(BoundaryConflict, match=match):
+        await decision.append("r-1", at("t:1", 9))
+    async with store.transaction() as tx:
+        with pytest.raises(BoundaryConflict, match=match):
+            await type(decision)(tx, decision.query, [], decision._token).append("r-1", at("t:1", 9))
+
+
 async def test_a_restored_dump_decides_correctly(server, database, store):
     """Sequences and tags come with the dump; a decision from before the restore is refused, on whichever log it lands."""
     query = Query(tags=["t:1"])
@@ -420,8 +529,7 @@ async def test_a_restored_dump_decides_correctly(server, database, store):
         async with EventStore(on_database(server, name), events=TYPES, wake_ups=QUIET) as restored:
             boundary = Boundary(restored)
             stale = type(before)(restored, query, before.events, before._token)
-            with pytest.raises(BoundaryConflict, match="not the one that was read"):
-                await stale.append("a-1", at("t:1", 3))
+            await refuse(restored, stale, "not the one that was read")
             first, second = await boundary.read(query), await boundary.read(query)
             assert [recorded.data.n for recorded in first.events] == [0, 1, 2]
             await first.append("a-1", at("t:1", 3))
@@ -434,12 +542,15 @@ async def test_a_restored_dump_decides_correctly(server, database, store):
         await asyncio.to_thread(drop_database, server, name)
 
 
-async def test_a_sequence_that_lies_behind_is_noticed(store):
-    """As after a restore that left it out: what comes would have numbers that were seen before."""
+@pytest.mark.parametrize("left", ["2, true", "1, false"])
+async def test_a_sequence_that_lies_behind_is_noticed(store, left):
+    """As after a restore that left it out, or where it was never drawn from: what comes would have numbers that were seen before."""
     for n in range(5):
         await store.append("a-1", at("t:1", n))
     async with store.transaction() as tx:
-        await tx.connection.fetchval("select setval('eventstore.event_tags_seq_seq', 2)")
+        await tx.connection.fetchval(f"select setval('eventstore.event_tags_seq_seq', {left})")
+        with pytest.raises(errors.SequenceBehind, match="event_tags_seq_seq"):
+            await Boundary(tx).read(Query(tags=["t:1"]))
     with pytest.raises(errors.SequenceBehind, match="event_tags_seq_seq"):
         await Boundary(store).read(Query(tags=["t:1"]))
     with pytest.raises(errors.SequenceBehind, match="event_tags_seq_seq"):
@@ -463,12 +574,10 @@ async def test_a_crash_that_lost_what_was_seen_voids_decisions(store):
             "select setval('eventstore.event_tags_seq_seq', 1), setval('eventstore.events_position_seq', 1)"
         )
 
-    with pytest.raises(BoundaryConflict, match="crashed"):
-        await seen.append("b-1", at("t:1", 9))
+    await refuse(store, seen, "crashed")
     await store.append("a-1", at("t:1", 3))
     for decision in (seen, known):
-        with pytest.raises(BoundaryConflict, match="crashed"):
-            await decision.append("b-1", at("t:1", 9))
+        await refuse(store, decision, "crashed")
 
     assert [recorded.data.n for recorded in (await Boundary(store).read(query)).events] == [1, 3]
 
@@ -494,13 +603,15 @@ async def test_a_promoted_standby_decides_correctly(tmp_path_factory):
                     await asyncio.to_thread(run_sql, there, "select pg_promote()")
                 async with EventStore(there, events=TYPES, wake_ups=QUIET) as promoted:
                     stale = type(before)(promoted, query, before.events, before._token)
-                    with pytest.raises(BoundaryConflict, match="failed over"):
-                        await stale.append("a-1", at("t:1", 2))
+                    await refuse(promoted, stale, "failed over")
                     decision, late = [await Boundary(promoted).read(query) for _ in range(2)]
                     await decision.append("a-1", at("t:1", 3))
                     with pytest.raises(BoundaryConflict, match="position"):
                         await late.append("a-1", at("t:1", 4))
                     assert [recorded.data.n for recorded in (await Boundary(promoted).read(query)).events] == [1, 3]
+                race = Race(there, 2, seed=6)
+                log, ledger = await race.run(8, 10)
+                assert violations(ledger, log) == []
 
 
 async def test_a_decision_whose_connection_dies_is_told_apart_by_its_request_id(database):
@@ -523,7 +634,7 @@ async def test_a_decision_whose_connection_dies_is_told_apart_by_its_request_id(
                     try:
                         await boundary.decide(
                             Query(tags=[f"n:{n}"]),
-                            lambda events, n=n, k=k: {f"n-{n}": at(f"n:{n}", k)} if len(events) == k else None,
+                            lambda events, n=n, k=k: {f"n-{n}": at(f"n:{n}", k)},
                         )
                         break
                     except errors.Transient:
@@ -536,3 +647,65 @@ async def test_a_decision_whose_connection_dies_is_told_apart_by_its_request_id(
         for n in range(4):
             events = (await boundary.read(Query(tags=[f"n:{n}"]))).events
             assert [recorded.data.n for recorded in events] == list(range(30))
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_boundary_that_cannot_be_read_at_first_is_read_again(database, store, monkeypatch, blocking):
+    """Nothing is known of it then, not even its turn."""
+    failures = [errors.Retryable("too many clients", "53300"), errors.Retryable("out of memory", "53200")]
+
+    def fail_first(read):
+        def again(*args):
+            if failures:
+                raise failures.pop()
+            return read(*args)
+
+        return again
+
+    def decide(events):
+        return {"a-1": at("t:1")}
+
+    if blocking:
+        with sync.EventStore(database, events=TYPES) as of_threads:
+            monkeypatch.setattr(of_threads, "_read_boundary", fail_first(of_threads._read_boundary))
+            done = await asyncio.to_thread(sync.Boundary(of_threads).decide, Query(tags=["t:1"]), decide)
+    else:
+        monkeypatch.setattr(store, "_read_boundary", fail_first(store._read_boundary))
+        done = await Boundary(store).decide(Query(tags=["t:1"]), decide)
+
+    assert not failures
+    assert done["a-1"].version == 1
+
+
+async def test_what_the_function_raises_ends_the_attempt(store):
+    """Also where it is an error that another attempt would be made after."""
+    calls = []
+
+    def decide(events):
+        calls.append(events)
+        raise errors.VersionConflict("x-1", 1, 2)
+
+    with pytest.raises(errors.VersionConflict, match="x-1"):
+        await Boundary(store).decide(Query(tags=["t:1"]), decide)
+
+    assert len(calls) == 1
+
+
+def test_a_blocking_decision_takes_what_an_append_takes(database):
+    """Expectation and request id; it may be appended again, and by append_all once."""
+    with sync.EventStore(database, events=TYPES) as store:
+        boundary, query = sync.Boundary(store), Query(tags=["t:1"])
+        decision = boundary.read(query)
+        with pytest.raises(errors.VersionConflict):
+            decision.append("a-1", at("t:1"), expect=3)
+        first = decision.append("a-1", at("t:1", 1), expect=0, request_id="r-1")
+        assert decision.append("a-1", at("t:1", 2), expect=1).version == 2
+        again = boundary.read(query).append("a-1", at("t:1", 1), request_id="r-1")
+        assert (again.version, again.deduplicated) == (first.version, True)
+        whole, late = boundary.read(query), boundary.read(query)
+        assert [each.version for each in whole.append_all({"b-1": at("t:1"), "c-1": at("t:1")}).values()] == [1, 1]
+        with pytest.raises(errors.InvalidArgument, match="append_all already"):
+            whole.append("a-1", at("t:1"))
+        with pytest.raises(BoundaryConflict):
+            late.append_all({"b-1": at("t:1"), "c-1": at("t:1")})
+        assert store.stream_version("b-1") == 1

@@ -47,6 +47,12 @@ INSERT = (
 )
 
 
+TAGGED_BEHIND = """insert into {s}.events (stream_id, version, type, event_id, tags, data)
+                   values ('a-1', 1, 'T', gen_random_uuid(), '{{t:1}}', '{{}}');
+                   insert into {s}.event_tags (tag, position, type) values ('t:1', 1, 'T');
+                   select setval('{s}.event_tags_seq_seq', 1, false)"""
+
+
 class Noted(Event):
     n: int = 0
 
@@ -192,6 +198,12 @@ DAMAGES = [
         "sequence",
         Level.ERROR,
         "behind",
+    ),
+    (
+        TAGGED_BEHIND,
+        "sequence",
+        Level.ERROR,
+        "event_tags_seq_seq stands at 0, behind the 1 of a tag",
     ),
     ("alter sequence {s}.event_tags_seq_seq cache 10", "sequence", Level.ERROR, "CACHE 10: .* decisions overlook"),
     ("alter table {s}.event_tags alter seq drop identity", "sequence", Level.ERROR, "event_tags_seq_seq is missing"),

@@ -115,6 +115,34 @@ async def test_appends_that_arrive_together_share_commits_and_each_gets_its_own_
     assert not any(done.deduplicated for done in results)
 
 
+@pytest.mark.parametrize("most", [5, 11])
+async def test_appends_with_tags_share_commits_too(database, raw, most):
+    """In a lane of their own, or in that of the others."""
+    async with EventStore(database, max_connections=most) as store, held() as (release, fault):
+        first = asyncio.create_task(store.append("first-1", NewEvent(Noted(n=0), tags=["t:0"])))
+        await fault.struck.wait()
+        others = [asyncio.create_task(store.append(f"a-{n}", NewEvent(Noted(n=n), tags=[f"t:{n}"]))) for n in range(20)]
+        await passes()
+        release()
+        await asyncio.gather(first, *others)
+
+    assert await commits(raw) == 2
+
+
+async def test_appends_that_join_keep_to_one_lock_a_tag(one_lane, raw):
+    """More tags than these would be locked by whole buckets, and hold up neighbours."""
+    async with held() as (release, fault):
+        first = asyncio.create_task(one_lane.append("first-1", NewEvent(Noted(n=0), tags=["t:0"])))
+        await fault.struck.wait()
+        others = [asyncio.create_task(one_lane.append("a-1", NewEvent(Noted(n=n), tags=[f"t:{n}"]))) for n in range(500)]
+        await passes()
+        release()
+        await asyncio.gather(first, *others)
+    rows = await raw.fetch("select count(*) as tags from eventstore.events group by xmin::text order by 1")
+
+    assert [row["tags"] for row in rows] == [1, 244, 256]
+
+
 async def test_a_group_of_one_sends_each_append_alone(database, raw):
     """Off by option."""
     async with EventStore(database, group_commit=GroupCommit(appends=1)) as store:

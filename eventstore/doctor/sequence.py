@@ -13,6 +13,7 @@ __all__ = ["CHECKS"]
 
 _SEQUENCE: Final = sql("sequence")
 _POSITIONS: Final = sql("positions")
+_TAG_NUMBERS: Final = sql("tag_numbers")
 
 _LARGEST: Final = 2**63 - 1
 NEARLY_FULL: Final = 0.9
@@ -75,7 +76,15 @@ async def sequence(examination: Examination) -> Sequence[Finding]:
             bad.append(
                 Finding(NAME, Level.WARNING, found, "room to grow", cure if largest < _LARGEST else "begin another log")
             )
-    bad += (await _bad_settings(examination, TAGS))[0]
+    of_tags, rows = await _bad_settings(examination, TAGS)
+    bad += of_tags
+    if rows:
+        highest, given = (await examination.rows(_TAG_NUMBERS))[0]
+        if given < highest:
+            at_tags = f'"{examination.schema}".{TAGS.sequence}'
+            found = f"{at_tags} stands at {given}, behind the {highest} of a tag: a restore left it behind, decisions are refused"
+            cure = _setval(at_tags, examination.schema, TAGS) + " -- with all writers stopped"
+            bad.append(Finding(NAME, Level.ERROR, found, f"at least {highest}", cure))
     return bad or [Finding(NAME, Level.OK, f"{at} gives out positions one by one, {given} so far")]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from .._operations.boundary import Item, Seen, Token
 from .._operations.prepare import Limits, PreparedAppend, prepare
 from ..boundary import Query, check_fresh, items_of, pauses, prepare_together, worth_retrying
+from ..errors import Conflict
 from ..events import Appended, Recorded
 from ..serialization import Registry
 from ..streams import ANY, Expectation
@@ -48,11 +49,6 @@ class Decision(Generic[E]):
     def __init__(self, source: Decisions, query: Query, events: list[Recorded[E]], token: Token) -> None:
         self._source, self.query, self.events, self._token = source, query, events, token
         self._spent = False
-
-    @property
-    def tags(self) -> Set[str]:
-        """The tags that the query names."""
-        return self._token.seen.keys()
 
     def append(
         self, stream_id: str, events: object, *, expect: int | Expectation = ANY, request_id: str | None = None
@@ -104,14 +100,19 @@ class Boundary:
         left, retried, turns = pauses(retries), worth_retrying(self._source), self._source._turns
         turn: AbstractContextManager[None] = contextlib.nullcontext()
         while True:
+            deciding = False
             try:
                 with turn:
                     decision = self.read(query)
-                    return decision.append_all(decide(decision.events) or {})
-            except retried:
-                if (pause := next(left, None)) is None:
+                    deciding = True
+                    appends = decide(decision.events) or {}
+                    deciding = False
+                    return decision.append_all(appends)
+            except retried as error:
+                if deciding or (pause := next(left, None)) is None:
                     raise
-            if turns is None:
+                overtaken = isinstance(error, Conflict)
+            if not overtaken or turns is None:
                 time.sleep(pause)
-            else:
-                turn = turns.at(decision.tags)
+            if turns is not None:
+                turn = turns.at(query.tags)

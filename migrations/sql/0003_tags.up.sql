@@ -68,7 +68,7 @@ begin
            case s.state when 2 then current_setting('transaction_isolation')
                         when 0 then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/'
                                     || '"eventstore".event_tags'::regclass::oid end::varchar,
-           case when l.seq > pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass) then 3 else s.state end::smallint,
+           case when l.seq > coalesce(pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass), 0) then 3 else s.state end::smallint,
            l.event_id::text::varchar, null::bytea
     from (
              select case when pg_is_in_recovery() then 1
@@ -345,6 +345,10 @@ declare
     is_overtaken constant bigint := -4611686018427387907;
     unlocked boolean;
 begin
+    if of_log is not null and current_setting('transaction_isolation') not like 'read %' then
+        raise exception 'a decision needs READ COMMITTED, and this transaction is %', upper(current_setting('transaction_isolation'))
+            using errcode = '25001';
+    end if;
     select bool_and(case when k.shared then pg_try_advisory_xact_lock_shared(k.key) else pg_try_advisory_xact_lock(k.key) end)
     into unlocked
     from (

@@ -31,7 +31,7 @@ begin
            case s.state when 2 then current_setting('transaction_isolation')
                         when 0 then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/'
                                     || '"eventstore".event_tags'::regclass::oid end::varchar,
-           case when l.seq > pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass) then 3 else s.state end::smallint,
+           case when l.seq > coalesce(pg_sequence_last_value('"eventstore".event_tags_seq_seq'::regclass), 0) then 3 else s.state end::smallint,
            l.event_id::text::varchar, null::bytea
     from (
              select case when pg_is_in_recovery() then 1

@@ -4,7 +4,7 @@
 -- tag_locks_v1. The result is as there, for the one append.
 --
 -- The first statement tries the locks; the second, whose snapshot is younger, looks at the boundary and at the stream, and inserts.
--- That is READ COMMITTED, as the library's own connections are.
+-- That is READ COMMITTED, as the library's own connections are; under other levels a decision is refused (25001).
 -- Index: events_pkey, backwards, one look-up; event_tags_pkey, from the seq that was seen, one look-up a tag of an item;
 -- event_tags_position_key; events_position_key.
 create function "eventstore".append_tagged_one_v1(
@@ -27,6 +27,10 @@ declare
     is_overtaken constant bigint := -4611686018427387907;
     unlocked boolean;
 begin
+    if of_log is not null and current_setting('transaction_isolation') not like 'read %' then
+        raise exception 'a decision needs READ COMMITTED, and this transaction is %', upper(current_setting('transaction_isolation'))
+            using errcode = '25001';
+    end if;
     select bool_and(case when k.shared then pg_try_advisory_xact_lock_shared(k.key) else pg_try_advisory_xact_lock(k.key) end)
     into unlocked
     from (

@@ -94,6 +94,8 @@ class DecideContract:
             await store.append(stream, tagged(1, *(f"t:{n}" for n in range(101))))
         with refused(InvalidArgument, "at least one tag"):
             Query(tags=[], types=[Deposited])
+        with refused(InvalidArgument, "at least one tag"):
+            Query(types=[Deposited])
         assert await store.stream_version(stream) == 0
 
     async def test_it_reads_what_matches(self, store: DecidingStore) -> None:
