@@ -35,6 +35,7 @@ class Server:
         self.folder = None
         self.notes = []
         self._embedded = None
+        self._settings = {}
         self._template = ""
         self._templates = []
 
@@ -57,7 +58,7 @@ class Server:
 
     async def restart_with(self, setting, value):
         """Start the private server again with a setting changed."""
-        await self.execute(f"alter system set {setting} = '{value}'")
+        self._settings[setting] = value
         await asyncio.to_thread(self._embedded.stop)
         await asyncio.to_thread(self._start)
 
@@ -106,7 +107,7 @@ class Server:
             self.notes.append(text)
 
     def _start(self):
-        self._embedded = embedded.start(self.folder)
+        self._embedded = embedded.start(self.folder, settings=self._settings)
         self.dsn = self._embedded.dsn
 
     async def _like(self, template):

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +124,12 @@ def parse_embedded_url(url: str) -> Path | None:
 
 
 def start(
-    folder: Path | str | None = None, *, port: int | None = None, major: int | None = None, durable: bool = True
+    folder: Path | str | None = None,
+    *,
+    port: int | None = None,
+    major: int | None = None,
+    durable: bool = True,
+    settings: Mapping[str, str] | None = None,
 ) -> EmbeddedServer:
     """Start a private server, or find the one that already runs on `folder`. Blocks until it accepts connections.
 
@@ -132,6 +138,7 @@ def start(
         port: listen on this port of 127.0.0.1 with a password (0: a free one); None: on a unix socket.
         major: which major version; default: the newest found.
         durable: False switches fsync off, for tests whose data nobody wants.
+        settings: of the server, over those that it has by itself; without effect on one that runs already.
 
     Raises:
         EmbeddedUnavailable: no binaries, a folder of another major version, or the server does not come up; the
@@ -149,7 +156,7 @@ def start(
             home.mkdir(parents=True, exist_ok=True)
         lock = open(home / "lock", "a+b")
         try:
-            server = _start_or_join(home, lock, account, temporary, port, major, durable)
+            server = _start_or_join(home, lock, account, temporary, port, major, durable, settings or {})
         except BaseException:
             if temporary:
                 shutil.rmtree(home, ignore_errors=True)
@@ -169,6 +176,7 @@ def _start_or_join(
     port: int | None,
     major: int | None,
     durable: bool,
+    settings: Mapping[str, str],
 ) -> EmbeddedServer:
     deadline = time.monotonic() + START_SECONDS
     while True:
@@ -184,7 +192,7 @@ def _start_or_join(
                 f"{START_SECONDS:.0f} s; stop that process, or use another folder"
             )
         time.sleep(0.02)
-    return _Launch(home, lock, account, temporary, durable).run(port, major)
+    return _Launch(home, lock, account, temporary, durable, settings).run(port, major)
 
 
 def _running_elsewhere(home: Path) -> EmbeddedServer | None:
@@ -219,6 +227,7 @@ class _Launch:
     account: Account | None
     temporary: bool
     durable: bool
+    settings: Mapping[str, str]
 
     def run(self, port: int | None, major: int | None) -> EmbeddedServer:
         """Do it; return the running server."""
@@ -289,6 +298,7 @@ class _Launch:
     def _address(self, binaries: Binaries, cluster: Path, sockets: Path, port: int | None) -> tuple[dict[str, str], str]:
         settings = {**_SETTINGS, "unix_socket_directories": str(sockets), "listen_addresses": ""}
         settings |= {} if self.durable else _FAST_BUT_UNSAFE
+        settings |= self.settings
         if port is None:
             return settings, f"postgresql://postgres@/postgres?host={quote(str(sockets), safe='/')}"
         password = secrets.token_urlsafe(24)

@@ -89,6 +89,14 @@ def test_a_folder_keeps_its_data_and_no_socket_folder_stays(tmp_path):
         assert ask(server.dsn, "select n from kept") == 7
 
 
+def test_its_settings_can_be_changed(tmp_path):
+    """Those that it has by itself, and others; again at the next start."""
+    for memory in ("16MB", "24MB"):
+        with embedded.start(tmp_path, settings={"shared_buffers": memory, "work_mem": "5MB"}) as server:
+            assert run_sql(server.dsn, "show shared_buffers") == memory
+            assert run_sql(server.dsn, "show work_mem") == "5MB"
+
+
 def test_on_a_port_the_password_is_asked_for(tmp_path):
     """TCP listens on loopback only, with scram."""
     with embedded.start(tmp_path, port=0, durable=False) as server:
