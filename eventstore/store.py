@@ -271,7 +271,7 @@ class EventStore:
 
         Args:
             connection: an asyncpg connection, bare or out of a pool, or a psycopg ``AsyncConnection``, to the store's own
-                database. Any isolation level, any codecs, any way of having begun.
+                database. Any isolation level, any way of having begun; codecs as docs/transactions.md says.
 
         Raises:
             InvalidArgument: something else, or a connection without an open transaction.
@@ -429,7 +429,7 @@ class EventStore:
         return AsyncpgDriver(address, self._schema, self._budget, self._name, self._cache_size)
 
     def _new_lanes(self) -> Lanes:
-        asides = max(1, self._budget.transaction - 1)  # one is left for transactions
+        asides = self._budget.transaction - 1  # one is left for transactions
         return Lanes(self._driver, self._group_commit, self._budget, asides, self._frontier.touch)
 
     def _new_frontier(self, *, closed: bool = False) -> Frontier:

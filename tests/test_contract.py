@@ -7,12 +7,15 @@ import asyncpg
 import broken_stores
 import psycopg
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 from ways import address
 
 from eventstore import EventStore, GroupCommit, WakeUps, errors, sync
 from eventstore import sqlalchemy as joining
 from eventstore.testing import Awaitable, MemoryStore
+from eventstore.testing.blocking import AwaitableTransaction
 from eventstore.testing.contract import (
     EVENTS,
     CallOrderContract,
@@ -264,3 +267,49 @@ async def test_the_contract_catches_a_store_that_is_wrong(kind, test):
     async with broken_stores.broken(kind, events=EVENTS) as store:
         with pytest.raises((AssertionError, ValueError, errors.EventStoreError)):
             await getattr(TestMemoryStore(), test)(store)
+
+
+class BlockingJoined(Joined):
+    """A transaction of the caller's on a blocking store, run in threads."""
+
+    @pytest.fixture
+    async def store(self, database):
+        async with (
+            contextlib.AsyncExitStack() as self.left_open,
+            Awaitable(sync.EventStore(database, events=EVENTS)) as store,
+        ):
+            yield store
+
+    @contextlib.asynccontextmanager
+    async def run(self, block):
+        await asyncio.to_thread(block.__enter__)
+        try:
+            yield
+        except BaseException as error:
+            await asyncio.to_thread(block.__exit__, type(error), error, error.__traceback__)
+            raise
+        await asyncio.to_thread(block.__exit__, None, None, None)
+
+
+@pytest.mark.server
+class TestBlockingPsycopgJoin(BlockingJoined):
+    @contextlib.asynccontextmanager
+    async def begin(self, store):
+        connection = await asyncio.to_thread(psycopg.connect, store.dsn, autocommit=True)
+        self.left_open.callback(connection.close)
+        async with self.run(connection.transaction()):
+            yield store.join(connection)
+
+
+@pytest.mark.server
+class TestBlockingSession(BlockingJoined):
+    test_after_its_end_it_is_refused = None  # it begins anew, as an AsyncSession does
+
+    @contextlib.asynccontextmanager
+    async def begin(self, store):
+        engine = create_engine(address(store.dsn, "psycopg"))
+        self.left_open.callback(engine.dispose)
+        session = Session(engine)
+        self.left_open.callback(session.close)
+        async with self.run(session.begin()):
+            yield AwaitableTransaction(joining.join(store._store, session))

@@ -93,8 +93,8 @@ def test_its_settings_can_be_changed(tmp_path):
     """Those that it has by itself, and others; again at the next start."""
     for memory in ("16MB", "24MB"):
         with embedded.start(tmp_path, settings={"shared_buffers": memory, "work_mem": "5MB"}) as server:
-            assert run_sql(server.dsn, "show shared_buffers") == memory
-            assert run_sql(server.dsn, "show work_mem") == "5MB"
+            assert ask(server.dsn, "show shared_buffers") == memory
+            assert ask(server.dsn, "show work_mem") == "5MB"
 
 
 def test_on_a_port_the_password_is_asked_for(tmp_path):

@@ -376,6 +376,81 @@ async def test_a_lost_race_concerns_its_own_append_only(database, raw):
         assert isinstance(results[2], errors.LockTimeout)
 
 
+async def test_a_deadlock_concerns_the_append_that_was_picked_only(database, raw):
+    """The group is sent apart, and the victim's caller is told to try again."""
+    await raw.execute("""
+        create function public.pick() returns trigger language plpgsql as $$
+        begin
+            if new.stream_id = 'picked-1' then
+                raise deadlock_detected using message = 'deadlock detected';
+            end if;
+            return new;
+        end $$;
+        create trigger pick before insert on eventstore.events for each row execute function public.pick()
+        """)
+    async with EventStore(database, max_connections=5) as store, held() as (release, fault):
+        first = asyncio.create_task(store.append("first-1", Noted(n=0)))
+        await fault.struck.wait()
+        tasks = await start(*(store.append(name, Noted(n=0)) for name in ("a-1", "picked-1", "b-1")))
+        release()
+        results = await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    assert [one.version for n, one in enumerate(results) if n != 2] == [1, 1, 1]
+    assert isinstance(results[2], errors.Retryable)
+    assert results[2].sqlstate == "40P01"
+
+
+async def test_one_that_is_too_large_concerns_nobody_else(one_lane):
+    """It is refused before it joins a group: by its event, or by their number."""
+    async with held() as (release, fault):
+        first = asyncio.create_task(one_lane.append("first-1", Noted(n=0)))
+        await fault.struck.wait()
+        large = NewEvent(Noted(n=0), metadata={"x": "y" * 2**21})
+        tasks = await start(
+            one_lane.append("a-1", Noted(n=0)),
+            one_lane.append("b-1", large),
+            one_lane.append("c-1", [Noted(n=0)] * 10_001),
+            one_lane.append("d-1", Noted(n=0)),
+        )
+        release()
+        results = await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    assert [one.version for n, one in enumerate(results) if n not in (2, 3)] == [1, 1, 1]
+    assert isinstance(results[2], errors.InvalidEvent)
+    assert isinstance(results[3], errors.InvalidArgument)
+
+
+async def test_a_lone_append_departs_at_once(one_lane, monkeypatch):
+    """A few passes of the event loop, and no timer of ours."""
+    await one_lane.append("first-1", Noted(n=0))
+    await asyncio.sleep(0.01)
+    timers, call_later = [], asyncio.get_running_loop().call_later
+    async with held() as (release, fault):
+        monkeypatch.setattr(
+            asyncio.get_running_loop(), "call_later", lambda *args: (timers.append(args), call_later(*args))[1]
+        )
+        task = asyncio.create_task(one_lane.append("a-1", Noted(n=0)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert fault.struck.is_set()
+        assert not [args for args in timers if "group_commit" in getattr(args[1], "__module__", "")]
+        release()
+        await task
+
+
+async def test_in_a_small_store_a_contended_stream_takes_no_transaction_from_others(one_lane, raw):
+    """Its only connection for transactions stays theirs: the append goes on trying in its lane."""
+    async with raw.transaction():
+        await raw.execute(INSERT, "held-1", 1)
+        waiting = asyncio.create_task(one_lane.append("held-1", Noted(n=1)))
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(2), one_lane.transaction() as tx:
+            await tx.append("free-1", Noted(n=2))
+        assert not waiting.done()
+
+    assert (await waiting).version == 2
+
+
 async def test_one_that_is_cancelled_before_departure_is_never_sent(one_lane):
     """The others are."""
     async with held() as (release, fault):

@@ -276,17 +276,21 @@ async def test_a_transaction_cut_at_its_commit(database, committed, resolve):
         assert [len(await events(store, name)) for name in ("a-1", "b-1")] == ([1, 2] if committed else [0, 0])
 
 
+LATE = """
+    create function public.late() returns trigger language plpgsql set lock_timeout = 0 as $$
+    begin
+        perform pg_advisory_xact_lock(42);
+        return null;
+    end $$;
+    create constraint trigger late after insert on eventstore.events deferrable initially deferred
+        for each row when (new.stream_id = 'late-1') execute function public.late()
+    """
+"""An append to the stream late-1 is at its commit for as long as somebody holds the lock 42."""
+
+
 async def test_a_dead_clients_backend_that_commits_late_is_waited_for(database, raw):
     """The connection is gone, the backend is at its commit for as long as something holds it; then it is committed."""
-    await raw.execute("""
-        create function public.late() returns trigger language plpgsql set lock_timeout = 0 as $$
-        begin
-            perform pg_advisory_xact_lock(42);
-            return null;
-        end $$;
-        create constraint trigger late after insert on eventstore.events deferrable initially deferred
-            for each row when (new.stream_id = 'late-1') execute function public.late()
-        """)
+    await raw.execute(LATE)
     async with (
         Proxy(database) as proxy,
         EventStore(proxy.url, application_name="app", resolve_unknown=True) as store,
@@ -306,17 +310,34 @@ async def test_a_dead_clients_backend_that_commits_late_is_waited_for(database, 
         assert (found.event_id, found.position) == (done.event_ids[0], done.position)
 
 
+async def test_the_same_ids_wait_for_a_dead_clients_backend_that_commits_late(database, raw):
+    """By hand: the append is unknown, and the same again, at once, waits for what became of it."""
+    await raw.execute(LATE)
+    event = NewEvent(Paid(amount=1), event_id=uuid.uuid4())
+    async with (
+        Proxy(database) as proxy,
+        EventStore(proxy.url, application_name="app") as store,
+        EventStore(database) as other,
+    ):
+        async with raw.transaction():
+            await raw.execute("select pg_advisory_xact_lock(42)")
+            task = asyncio.create_task(store.append("late-1", event, expect=NO_STREAM))
+            await waits(raw, "app append")
+            assert proxy.cut("app append") == 1
+            with pytest.raises(errors.AppendUnknown):
+                await asyncio.wait_for(task, 20)
+            again = asyncio.create_task(other.append("late-1", event, expect=NO_STREAM))
+            await asyncio.sleep(0.2)
+            assert not again.done()
+        done = await asyncio.wait_for(again, 20)
+
+        assert (done.version, done.deduplicated, done.event_ids) == (1, True, (event.event_id,))
+        assert len(await events(other, "late-1")) == 1
+
+
 async def test_a_dead_clients_transaction_that_commits_late_is_waited_for(database, raw):
     """As above, with a transaction's COMMIT."""
-    await raw.execute("""
-        create function public.late() returns trigger language plpgsql set lock_timeout = 0 as $$
-        begin
-            perform pg_advisory_xact_lock(42);
-            return null;
-        end $$;
-        create constraint trigger late after insert on eventstore.events deferrable initially deferred
-            for each row when (new.stream_id = 'late-1') execute function public.late()
-        """)
+    await raw.execute(LATE)
 
     async def work(store):
         async with store.transaction() as tx:

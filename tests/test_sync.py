@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import pickle
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from conftest import on_database, run_sql
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from eventstore import EXISTS, NO_STREAM, Event, NewEvent, Query, WakeUps, telemetry
+import eventstore
+from eventstore import EXISTS, NO_STREAM, Event, NewEvent, Query, WakeUps, sync, telemetry
 from eventstore import EventStore as AsyncEventStore
+from eventstore import transaction as async_transaction
 from eventstore._drivers import psycopg_pools
 from eventstore.errors import (
     AppendUnknown,
@@ -744,7 +747,7 @@ async def test_a_store_that_resolves_finds_out_itself(database, forward):
         finally:
             await asyncio.to_thread(store.close)
 
-    assert numbers(read) == [1, 2] if forward else [1]
+    assert numbers(read) == ([1, 2] if forward else [1])
     assert (done.version, done.deduplicated, done.event_ids) == (1, False, (read[0].event_id,))
 
 
@@ -1088,3 +1091,23 @@ def test_a_decision_does_not_wait_again_for_who_holds_its_tag(database, blocking
 
     assert len(calls) == 1
     assert numbers(blocking.read_stream("a-2")) == [3]
+
+
+NOT_FOR_THREADS = {"EventStore.__init__": {"group_commit"}}
+"""Threads do not share commits."""
+
+
+@pytest.mark.parametrize("name", ["EventStore", "Transaction", "Boundary", "Decision"])
+def test_the_twin_has_the_names_and_the_arguments_of_the_async_one(name):
+    """What one takes the other takes, by the same names and with the same defaults, but for the number of connections."""
+    home = async_transaction if name == "Transaction" else eventstore
+    one, twin = getattr(home, name), getattr(sync, name)
+    methods = ["__init__", *(key for key in dir(one) if not key.startswith("_") and inspect.isfunction(getattr(one, key)))]
+
+    assert len(methods) > 1
+    for method in methods:
+        theirs = inspect.signature(getattr(one, method)).parameters
+        own = inspect.signature(getattr(twin, method)).parameters
+        assert set(theirs) - set(own) == NOT_FOR_THREADS.get(f"{name}.{method}", set()), method
+        assert set(own) <= set(theirs), method
+        assert {key for key in own if own[key].default != theirs[key].default} <= {"max_connections"}, method

@@ -78,7 +78,7 @@ class Awaitable:
 
     def join(self, connection: object) -> AwaitableTransaction:
         """Join a psycopg connection."""
-        return AwaitableTransaction(self._store.join(connection), _Thread())
+        return AwaitableTransaction(self._store.join(connection))
 
     def read_stream(self, stream_id: str, **options: Any) -> AsyncGenerator[Recorded[Any], None]:  # of the store's
         """Read a stream."""
@@ -128,8 +128,8 @@ class _Thread:
 class AwaitableTransaction:
     """An async face of a blocking transaction, which belongs to one thread."""
 
-    def __init__(self, transaction: sync.Transaction, thread: _Thread) -> None:
-        self._transaction, self._thread = transaction, thread
+    def __init__(self, transaction: sync.Transaction, thread: _Thread | None = None) -> None:
+        self._transaction, self._thread = transaction, thread or _Thread()
         self._turns = None
 
     def __getattr__(self, name: str) -> Any:  # of the transaction: appended, appended_ids, connection

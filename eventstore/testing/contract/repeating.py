@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from ...errors import IdempotencyMismatch, InvalidArgument, VersionConflict
 from ...events import Appended, NewEvent
 from ...streams import ANY, NO_STREAM
-from .kit import Deposited, Noted, Store, amounts, gathered, new_stream, refused, within
+from .kit import Deposited, Noted, Store, Tx, amounts, gathered, new_stream, refused, within
 
 __all__ = ["RepeatContract", "RepeatInTransactionContract"]
 
@@ -160,13 +161,17 @@ class RepeatContract:
 
 
 class RepeatInTransactionContract:
-    """The same inside transactions of the store. Needs a fixture `store`: open, and knowing `EVENTS`."""
+    """The same inside transactions. Needs a fixture `store`: open, and knowing `EVENTS`; `begin` as `TransactionContract`."""
+
+    def begin(self, store: Store) -> AbstractAsyncContextManager[Tx]:
+        """Return a block that begins a transaction, commits it at its end, and rolls it back if an exception leaves it."""
+        return store.transaction()
 
     async def test_a_request_is_remembered_with_its_transaction(self, store: Store) -> None:
         """Inside of it at once, outside once it is committed."""
         stream, request = new_stream(), new_request()
 
-        async with store.transaction() as tx:
+        async with self.begin(store) as tx:
             first = await tx.append(stream, Deposited(amount=1), request_id=request)
             assert await tx.append(stream, Deposited(amount=1), request_id=request) == first._replace(deduplicated=True)
             with refused(IdempotencyMismatch):
@@ -182,7 +187,7 @@ class RepeatInTransactionContract:
         stream, request, events = new_stream(), new_request(), named(7)
 
         with refused(KeyError):
-            async with store.transaction() as tx:
+            async with self.begin(store) as tx:
                 await tx.append(stream, Deposited(amount=1), request_id=request)
                 await tx.append(stream, events, expect=1)
                 raise KeyError
@@ -197,7 +202,7 @@ class RepeatInTransactionContract:
         """And gets its result once it is committed."""
         stream, request = new_stream(), new_request()
 
-        async with store.transaction() as tx:
+        async with self.begin(store) as tx:
             first = await tx.append(stream, Deposited(amount=1), request_id=request)
             twin = asyncio.create_task(store.append(stream, Deposited(amount=1), request_id=request))
             await within(store.append(new_stream(), Deposited(amount=0), request_id=new_request()))
@@ -211,7 +216,7 @@ class RepeatInTransactionContract:
         stream, events, more = new_stream(), named(1), named(2)
         first = await store.append(stream, events, expect=NO_STREAM)
 
-        async with store.transaction() as tx:
+        async with self.begin(store) as tx:
             second = await tx.append(stream, more, expect=1)
             assert await tx.append(stream, events, expect=NO_STREAM) == first._replace(deduplicated=True)
             assert await tx.append(stream, more, expect=1) == second._replace(deduplicated=True)
