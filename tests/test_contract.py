@@ -270,7 +270,9 @@ async def test_the_contract_catches_a_store_that_is_wrong(kind, test):
 
 
 class BlockingJoined(Joined):
-    """A transaction of the caller's on a blocking store, run in threads."""
+    """A transaction of the caller's on a blocking store, run in threads; a call that has begun cannot be cancelled."""
+
+    test_a_cancelled_append_is_not_written = None
 
     @pytest.fixture
     async def store(self, database):
