@@ -133,6 +133,8 @@ async def test_a_database_that_is_serializable_by_default_decides_all_the_same(d
 SCHEDULES = [a_plain_append_is_under_way, it_commits_while_the_decision_is_under_way, a_later_position_is_visible_first]
 
 
+WAITING = """select pid from pg_locks where locktype = 'advisory' and not granted
+             and database = (select oid from pg_database where datname = current_database())"""
 LOCKS = """select (classid::bigint << 32) | objid::bigint as key, mode from pg_locks
            where locktype = 'advisory' and granted and pid = $1"""
 
@@ -196,9 +198,7 @@ async def test_locks_are_taken_in_the_order_of_their_keys(database, store):
             await tx.append("a-1", at(middle))
             waiting = asyncio.create_task(wait())
             async with asyncio.timeout(5):
-                while not (
-                    pid := await raw.fetchval("select pid from pg_locks where locktype = 'advisory' and not granted")
-                ):
+                while not (pid := await raw.fetchval(WAITING)):
                     await asyncio.sleep(0.02)
             held = {row["key"] for row in await raw.fetch(LOCKS, pid)}
         await waiting
