@@ -315,3 +315,49 @@ class TestBlockingSession(BlockingJoined):
         self.left_open.callback(session.close)
         async with self.run(session.begin()):
             yield AwaitableTransaction(joining.join(store._store, session))
+
+
+class JoinedBehindPgBouncer(Joined):
+    """The caller's connection is one to the pooler, which keeps a server's for it while its transaction lasts."""
+
+    @pytest.fixture
+    async def store(self, pgbouncer):
+        url = await asyncio.to_thread(pgbouncer)
+        quick = WakeUps(poll_seconds=0.05)
+        async with (
+            contextlib.AsyncExitStack() as self.left_open,
+            EventStore(url, statement_cache_size=0, events=EVENTS, wake_ups=quick) as store,
+        ):
+            yield store
+
+
+@pytest.mark.server
+class TestAsyncpgJoinBehindPgBouncer(JoinedBehindPgBouncer):
+    @contextlib.asynccontextmanager
+    async def begin(self, store):
+        connection = await asyncpg.connect(store.dsn, ssl=False, statement_cache_size=0)
+        self.left_open.push_async_callback(connection.close)
+        async with connection.transaction():
+            yield store.join(connection)
+
+
+@pytest.mark.server
+class TestPsycopgJoinBehindPgBouncer(JoinedBehindPgBouncer):
+    @contextlib.asynccontextmanager
+    async def begin(self, store):
+        connection = await psycopg.AsyncConnection.connect(store.dsn, autocommit=True, prepare_threshold=None)
+        self.left_open.push_async_callback(connection.close)
+        async with connection.transaction():
+            yield store.join(connection)
+
+
+@pytest.mark.server
+class TestUsersPoolBehindPgBouncer(OnAServer, CallOrderContract):
+    @pytest.fixture
+    async def store(self, pgbouncer):
+        url = await asyncio.to_thread(pgbouncer)
+        async with (
+            asyncpg.create_pool(url, min_size=0, max_size=8, ssl=False, statement_cache_size=0) as pool,
+            EventStore(pool, events=EVENTS, wake_ups=QUICK) as store,
+        ):
+            yield store

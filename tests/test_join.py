@@ -132,6 +132,39 @@ async def test_a_conflict_leaves_the_transaction_usable(store, schema, way):
     assert await words(schema) == ["before", "after"]
 
 
+async def test_whatever_the_server_refuses_leaves_the_transaction_usable(store, schema, database, way):
+    """A value that a trigger does not take, and a stream that somebody holds for longer than the transaction waits."""
+    raw = await asyncpg.connect(database, ssl=False)
+    try:
+        await raw.execute("""
+            create function public.pick() returns trigger language plpgsql as $$
+            begin
+                if new.stream_id = 'refused-1' then
+                    raise check_violation using message = 'not this one';
+                end if;
+                return new;
+            end $$;
+            create trigger pick before insert on eventstore.events for each row execute function public.pick()
+            """)
+        await way.begin()
+        await way.note("before")
+        with pytest.raises(errors.DatabaseRefused, match="not this one"):
+            await way.append("refused-1", Deposited(amount=1))
+        async with raw.transaction():
+            await store.join(raw).append("held-1", Deposited(amount=1))
+            await way.sql("set local lock_timeout = '50ms'")
+            with pytest.raises(errors.LockTimeout):
+                await way.append("held-1", Deposited(amount=2))
+        await way.append("a-1", Deposited(amount=3))
+        await way.note("after")
+        await way.commit()
+    finally:
+        await raw.close()
+
+    assert await log(store) == [("held-1", 1), ("a-1", 1)]
+    assert await words(schema) == ["before", "after"]
+
+
 async def test_a_lost_race_is_run_again_under_read_committed(store, schema, database, way):
     """The transaction goes on behind the winner, with all that it had written."""
     async with Schedule(database) as schedule:
