@@ -735,9 +735,9 @@ async def test_a_store_that_resolves_finds_out_itself(database, forward):
                 tx.append("b-1", Noted(n=2))
 
         try:
-            proxy.cut_when(Rule("server", "P", b"append_v"), forward=forward)
+            strikes = [proxy.cut_when(Rule("server", "P", b"append_v"), forward=forward)]
             done = await asyncio.to_thread(store.append, "a-1", Noted(n=1))
-            proxy.cut_when(COMMIT, forward=forward)
+            strikes.append(proxy.cut_when(COMMIT, forward=forward))
             if forward:
                 await asyncio.to_thread(go)
             else:
@@ -747,8 +747,26 @@ async def test_a_store_that_resolves_finds_out_itself(database, forward):
         finally:
             await asyncio.to_thread(store.close)
 
+    assert [strike.count for strike in strikes] == [1, 1]
     assert numbers(read) == ([1, 2] if forward else [1])
     assert (done.version, done.deduplicated, done.event_ids) == (1, False, (read[0].event_id,))
+
+
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_request_of_the_callers_is_followed_up_without_being_asked(database, forward):
+    """Its id tells what became of it; the answer is the first result, and there is one event."""
+    async with Proxy(database) as proxy:
+        store = await asyncio.to_thread(EventStore(proxy.url, wake_ups=WakeUps(notify=False)).open)
+        try:
+            cut = proxy.cut_when(Rule("server", "P", b"append_v"), forward=forward)
+            done = await asyncio.to_thread(store.append, "a-1", Noted(n=1), request_id="r-1")
+            read = await asyncio.to_thread(lambda: list(store.read_all()))
+        finally:
+            await asyncio.to_thread(store.close)
+
+    assert cut.count == 1
+    assert numbers(read) == [1]
+    assert (done.version, done.event_ids) == (1, (read[0].event_id,))
 
 
 def test_connections_that_died_while_idle_cost_no_append(blocking, database):
