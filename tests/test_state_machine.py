@@ -7,22 +7,25 @@ The model says what each must come to; after each step everything is read back a
 import asyncio
 import contextlib
 import copy
+import functools
 import itertools
 import uuid
 from dataclasses import dataclass, field
 
 import asyncpg
 import broken_stores
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from eventstore import ANY, EXISTS, Event, EventStore, NewEvent, VersionConflict, WakeUps
+from eventstore import sqlalchemy as joining
+from eventstore._drivers import urls
 from eventstore.errors import EventStoreError, IdempotencyMismatch
 from eventstore.testing import MemoryStore
-
-JOINS = hasattr(EventStore, "join")
 
 
 class Deposited(Event):
@@ -107,7 +110,7 @@ class Machine(RuleBasedStateMachine):
 
     runner: asyncio.Runner
     store = None
-    joined = None  # an asyncpg connection to join
+    ways = ()  # besides the store's own transactions: each gives a block, in which the store has joined a transaction
     numbers = itertools.count(1)
 
     @initialize()
@@ -172,15 +175,17 @@ class Machine(RuleBasedStateMachine):
         again = data.draw(st.sampled_from([made for made in self.calls if made[3]]))
         self.runner.run(self.call(self.store, self.model, *again))
 
-    @rule(calls=st.lists(CALLS, min_size=1, max_size=5), commits=st.booleans(), join=st.booleans(), repeats=st.booleans())
-    def transaction(self, calls, commits, join, repeats):
+    @rule(calls=st.lists(CALLS, min_size=1, max_size=5), commits=st.booleans(), way=st.integers(0, 3), repeats=st.booleans())
+    def transaction(self, calls, commits, way, repeats):
         """All of it or nothing; it sees itself, others do not see it; a conflict leaves it usable."""
-        self.runner.run(self.transact(calls, commits, join, repeats))
+        self.runner.run(
+            self.transact(calls, commits, (self.store.transaction, *self.ways)[way % (1 + len(self.ways))], repeats)
+        )
 
-    async def transact(self, calls, commits, join, repeats):
+    async def transact(self, calls, commits, begin, repeats):
         trial = copy.deepcopy(self.model)
         with contextlib.suppress(ZeroDivisionError):
-            async with self.joining() if join and self.joined else self.store.transaction() as tx:
+            async with begin() as tx:
                 for call in calls:
                     made = self.made(trial, *call)
                     await self.call(tx, trial, *made)
@@ -194,11 +199,6 @@ class Machine(RuleBasedStateMachine):
                     raise ZeroDivisionError
         if commits:
             self.model = trial
-
-    @contextlib.asynccontextmanager
-    async def joining(self):
-        async with self.joined.transaction():
-            yield self.store.join(self.joined)
 
     @rule(call=CALLS, turns=TURNS)
     def cancelled(self, call, turns):
@@ -283,15 +283,41 @@ SHORT = settings(
 LONG = settings(SHORT, max_examples=100, stateful_step_count=40, derandomize=False)
 
 
+@contextlib.asynccontextmanager
+async def joins(store):
+    """The ways to join a transaction: an asyncpg and a psycopg connection, and a session."""
+    engine = create_async_engine(urls.to_sqlalchemy(store.dsn).replace("+psycopg", "+asyncpg"))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(engine.dispose)
+        connections = [
+            await asyncpg.connect(store.dsn, ssl=False),
+            await psycopg.AsyncConnection.connect(store.dsn, autocommit=True),
+        ]
+        for connection in connections:
+            stack.push_async_callback(connection.close)
+
+        @contextlib.asynccontextmanager
+        async def joined(connection):
+            async with connection.transaction():
+                yield store.join(connection)
+
+        @contextlib.asynccontextmanager
+        async def session():
+            async with AsyncSession(engine) as opened, opened.begin():
+                yield joining.join(store, opened)
+
+        yield (*(functools.partial(joined, connection) for connection in connections), session)
+
+
 @pytest.fixture
 def machine_on_postgres(database):
-    """The machine over an open store on PostgreSQL, with a connection to join."""
+    """The machine over an open store on PostgreSQL, with connections and sessions to join."""
     with asyncio.Runner() as runner:
         store = runner.run(EventStore(database, wake_ups=WakeUps(poll_seconds=0.05, listen=False)).open())
-        connection = runner.run(asyncpg.connect(database, ssl=False)) if JOINS else None
-        yield type("MachineOnPostgres", (Machine,), {"runner": runner, "store": store, "joined": connection})
-        if connection is not None:
-            runner.run(connection.close())
+        joined = joins(store)
+        ways = runner.run(joined.__aenter__())
+        yield type("MachineOnPostgres", (Machine,), {"runner": runner, "store": store, "ways": ways})
+        runner.run(joined.__aexit__(None, None, None))
         runner.run(store.close())
 
 
