@@ -879,13 +879,19 @@ def test_closing_waits_for_appends_under_way(database):
 # -- forks
 
 FORKING = """
-import gc, os, sys, threading
+import gc, os, sys, threading, time
+import psycopg
 from eventstore import Event, WakeUps
 from eventstore.errors import InvalidArgument
 from eventstore.sync import Boundary, EventStore
 
 class Noted(Event):
     n: int = 0
+
+def pids():
+    mine = "datname = current_database() and application_name like 'eventstore%'"
+    with psycopg.connect(url) as raw:
+        return {row[0] for row in raw.execute(f"select pid from pg_stat_activity where {mine}")}
 
 url, count, mode = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with EventStore(url, wake_ups=WakeUps(poll_seconds=0.02)) as store:
@@ -902,6 +908,9 @@ with EventStore(url, wake_ups=WakeUps(poll_seconds=0.02)) as store:
 
     threads = [threading.Thread(target=busy) for _ in range(2)]
     [thread.start() for thread in threads]
+    time.sleep(0.3)
+    before = pids()  # idle ones and others
+    assert len(before) > 3, before
     children = []
     for child in range(4):
         with store.transaction() as tx:
@@ -940,6 +949,7 @@ with EventStore(url, wake_ups=WakeUps(poll_seconds=0.02)) as store:
     assert codes == [0] * 4, codes
     stop.set()
     [thread.join() for thread in threads]
+    assert before <= pids(), "the parent has lost connections"
     store.append("parent-1", Noted())
     assert len(list(store.read_stream("parent-1"))) == 3 + 4 * count
     assert store.stream_version("parent-2") == 4
