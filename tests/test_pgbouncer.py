@@ -5,6 +5,7 @@ The contract that every store passes runs behind it too, in test_contract.py.
 
 import asyncio
 import contextlib
+import datetime as dt
 import io
 import json
 import uuid
@@ -20,6 +21,8 @@ from test_cli import cli
 from eventstore import Event, EventStore, WakeUps, errors, spi, sync
 from eventstore.bulk import import_lines, read_json_lines
 from eventstore.doctor import Level, connecting, examine
+from eventstore.history import History
+from eventstore.requests import prune_requests
 from eventstore.tagging import backfill_tags
 from eventstore.testing import COMMIT, Awaitable, Proxy, Rule
 from projections import Daemon, followers
@@ -30,7 +33,8 @@ pytestmark = pytest.mark.server
 PARAMETER = "?statement_cache_size=0"
 IGNORED = (
     "ignore_startup_parameters = default_transaction_isolation, idle_in_transaction_session_timeout, tcp_keepalives_idle, "
-    "tcp_keepalives_interval, tcp_keepalives_count, enable_seqscan, enable_sort, jit, lock_timeout, options"
+    "tcp_keepalives_interval, tcp_keepalives_count, enable_seqscan, enable_sort, enable_hashjoin, enable_mergejoin, jit, "
+    "max_parallel_workers_per_gather, plan_cache_mode, lock_timeout, options"
 )
 APPEND = Rule("server", "B", b"Noted")
 SETTINGS = "select name, setting from pg_settings where name = any('{lock_timeout,idle_in_transaction_session_timeout}')"
@@ -288,10 +292,11 @@ async def test_an_append_is_followed_up_when_pgbouncer_dies(database, pgbouncer,
 # -- readers
 
 
-async def test_a_follower_is_woken_through_the_direct_address(database, url, raw):
-    """LISTEN goes there alone; the poll would come half a minute later."""
+@pytest.mark.parametrize("writes_through_it", [False, True])
+async def test_a_follower_is_woken_through_the_direct_address(database, url, raw, writes_through_it):
+    """LISTEN goes there alone, and notifications come from anywhere; the poll would come half a minute later."""
     async with (
-        EventStore(database, events=EVENTS) as writer,
+        through(url) if writes_through_it else EventStore(database, events=EVENTS) as writer,
         through(url, wake_ups=WakeUps(poll_seconds=30, listen_url=database)) as store,
         store.subscribe() as live,
     ):
@@ -368,6 +373,20 @@ async def test_an_expired_owner_ends_by_its_time_out_not_by_its_successor(url):
 
 
 # -- tools
+
+
+async def test_the_past_is_asked_and_requests_are_pruned_through_it(url):
+    """As of a time, and by age."""
+    async with through(url) as store:
+        first = await store.append("a-1", Noted(n=1), request_id="r-1")
+        await asyncio.sleep(0.05)
+        (recorded,) = await stored(store)
+        between = recorded.recorded_at + dt.timedelta(milliseconds=20)
+        await store.append("a-1", Noted(n=2))
+
+        assert await History(store).as_of(between) == first.position
+        assert await prune_requests(store, older_than=dt.timedelta(0)) == 1
+        assert not (await store.append("a-1", Noted(n=3), request_id="r-1")).deduplicated
 
 
 async def test_imports_run_through_it(url):
