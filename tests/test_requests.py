@@ -310,6 +310,29 @@ async def test_a_dead_clients_backend_that_commits_late_is_waited_for(database, 
         assert (found.event_id, found.position) == (done.event_ids[0], done.position)
 
 
+async def test_the_blocking_store_waits_for_a_dead_clients_backend_too(database, raw):
+    """In the thread that called."""
+    await raw.execute(LATE)
+    async with Proxy(database) as proxy, EventStore(database) as other:
+        store = sync.EventStore(proxy.url, application_name="app", resolve_unknown=True)
+        await asyncio.to_thread(store.open)
+        try:
+            async with raw.transaction():
+                await raw.execute("select pg_advisory_xact_lock(42)")
+                task = asyncio.create_task(asyncio.to_thread(store.append, "late-1", Paid(amount=1)))
+                await waits(raw, "app append")
+                assert proxy.cut("app append") == 1
+                await asyncio.sleep(0.5)
+                assert not task.done()
+                assert await other.stream_version("late-1") == 0
+            done = await asyncio.wait_for(task, 20)
+        finally:
+            await asyncio.to_thread(store.close)
+        (found,) = await events(other, "late-1")
+
+    assert (done.version, done.deduplicated, done.event_ids) == (1, False, (found.event_id,))
+
+
 async def test_the_same_ids_wait_for_a_dead_clients_backend_that_commits_late(database, raw):
     """By hand: the append is unknown, and the same again, at once, waits for what became of it."""
     await raw.execute(LATE)
