@@ -341,7 +341,9 @@ async def test_a_projection_catches_up_and_follows(database, url, raw):
             await store.append("account-1", Deposited(amount=10**6))
 
             async def there():
-                return await raw.fetchval("select balance from balances where account_id = 'account-1'") == 10**6 + 4950
+                caught_up = {one.behind for one in await followers(store)} == {0}  # each follows at its own pace
+                balance = await raw.fetchval("select balance from balances where account_id = 'account-1'")
+                return caught_up and balance == 10**6 + 4950
 
             await until(there)
             assert await raw.fetch("select distinct pid, backend_start::text from eventstore.leases") == [(0, "-infinity")]
